@@ -1,0 +1,3 @@
+"""Tercel: trains, debugs and judges detectors of small, fast and crowded things."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,197 @@
+"""Objects: N things on one canvas or clip. Truth and predictions are the same type."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tercel.core.geometry import box_area
+
+# column -> (dtype, trailing dimensions; None = free but equal among the columns that share it)
+_COLUMNS: dict[str, tuple[type, tuple[int | None, ...]]] = {
+    "labels": (np.int64, ()),
+    "boxes": (np.float32, (4,)),
+    "ignore": (np.bool_, ()),
+    "obbs": (np.float32, (5,)),
+    "points": (np.float32, (None, 2)),
+    "visible": (np.uint8, (None,)),
+    "frame": (np.int64, ()),
+    "track": (np.int64, ()),
+    "area": (np.float32, ()),
+    "scores": (np.float32, ()),
+}
+_REQUIRED = ("labels", "boxes", "ignore")
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """N objects as columns of arrays, validated at birth and never changed in place.
+
+    A ball is a point with K = 1 and a frame. A box that was derived (the hull of an oriented box or of points) serves
+    drawing and size bins and is never scored. Absent is an explicit flag (`visible` 0), never a coordinate.
+
+    Attributes:
+        size: canvas (H, W) in pixels.
+        labels: i64 [N], class ids 0..C-1.
+        boxes: f32 [N,4], x1 y1 x2 y2 in px, x2 >= x1 and y2 >= y1; may reach beyond the canvas.
+        ignore: bool [N], regions that cost nothing when found or missed (crowd, difficult, disabled, don't care).
+        obbs: f32 [N,5] cx cy length width theta, or None.
+        points: f32 [N,K,2] x y in px, or None.
+        visible: u8 [N,K], 0 absent, 1 hidden (place known), 2 visible; required with points.
+        frame: i64 [N] index of the frame within the clip, or None for a still picture.
+        track: i64 [N] identity over time, or None.
+        area: f32 [N] annotated area in px^2 (COCO: that of the mask) for size bins, or None for that of the box.
+        scores: f32 [N] in 0..1 for predictions, None for truth.
+
+    Raises:
+        ValueError: a column of the wrong shape, a coordinate that is not finite, a box with negative extent, a score
+            outside 0..1; the message names the column and the expected shape.
+    """
+
+    size: tuple[int, int]
+    labels: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    ignore: NDArray[np.bool_] = None  # type: ignore[assignment]  # None at birth means "none ignored"
+    obbs: NDArray[np.float32] | None = None
+    points: NDArray[np.float32] | None = None
+    visible: NDArray[np.uint8] | None = None
+    frame: NDArray[np.int64] | None = None
+    track: NDArray[np.int64] | None = None
+    area: NDArray[np.float32] | None = None
+    scores: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        h, w = self.size
+        object.__setattr__(self, "size", (int(h), int(w)))
+        if self.size[0] <= 0 or self.size[1] <= 0:
+            raise ValueError(f"size is (height, width) in pixels and positive, not {self.size}")
+        n = len(np.asarray(self.labels))
+        if self.ignore is None:
+            object.__setattr__(self, "ignore", np.zeros(n, np.bool_))
+        for name, (dtype, trailing) in _COLUMNS.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            array = _column(name, value, dtype, trailing, n)
+            object.__setattr__(self, name, array)
+        if (self.points is None) != (self.visible is None):
+            raise ValueError("points [N,K,2] and visible [N,K] come together")
+        if self.points is not None and self.visible is not None and self.points.shape[:2] != self.visible.shape:
+            raise ValueError(f"points {self.points.shape} need visible {self.points.shape[:2]}, not {self.visible.shape}")
+        if n and (self.boxes[:, 2:] < self.boxes[:, :2]).any():
+            i = int(np.flatnonzero((self.boxes[:, 2:] < self.boxes[:, :2]).any(axis=1))[0])
+            raise ValueError(f"boxes are x1 y1 x2 y2 with x2 >= x1, y2 >= y1; row {i} is {self.boxes[i].tolist()}")
+        if n and (self.labels < 0).any():
+            raise ValueError("labels are class ids 0..C-1; there is no background class and no -1")
+        if self.scores is not None and n and not ((self.scores >= 0) & (self.scores <= 1)).all():
+            raise ValueError("scores are probabilities in 0..1; apply the sigmoid before making Objects")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: ArrayLike | slice) -> Objects:
+        """The rows chosen by a boolean mask [N], an integer index array or a slice."""
+        if not isinstance(rows, slice):
+            rows = np.asarray(rows)
+            if rows.dtype == np.bool_ and rows.shape != (len(self),):
+                raise ValueError(f"a mask over {len(self)} objects has shape ({len(self)},), not {rows.shape}")
+            if rows.ndim == 0:
+                rows = rows[None]
+            if rows.size == 0:
+                rows = rows.astype(np.int64) if rows.dtype != np.bool_ else rows
+        return dataclasses.replace(self, **{n: getattr(self, n)[rows] for n in self.columns})
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that are present."""
+        return tuple(n for n in _COLUMNS if getattr(self, n) is not None)
+
+    @property
+    def areas(self) -> NDArray[np.float32]:
+        """f32 [N] px^2 for size bins: the annotated area, else that of the box."""
+        return self.area if self.area is not None else box_area(self.boxes).astype(np.float32)
+
+    def replace(self, **changes: Any) -> Objects:
+        """A copy with other columns (or another size)."""
+        return dataclasses.replace(self, **changes)
+
+    @staticmethod
+    def empty(size: tuple[int, int], like: Objects | None = None) -> Objects:
+        """No objects; with the columns of `like` when it is given."""
+        if like is not None:
+            return like[np.zeros(0, np.int64)].replace(size=size)
+        return Objects(size, np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
+
+    @staticmethod
+    def concat(parts: Sequence[Objects]) -> Objects:
+        """All rows of parts that share the canvas and the columns, in order."""
+        if not parts:
+            raise ValueError("concat needs at least one part (it gives the canvas)")
+        first = parts[0]
+        for p in parts[1:]:
+            if p.size != first.size or p.columns != first.columns:
+                raise ValueError(f"parts differ: {first.size} {first.columns} and {p.size} {p.columns}")
+        return dataclasses.replace(
+            first, **{n: np.concatenate([getattr(p, n) for p in parts]) for n in first.columns}
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists; `ignore` and other columns only when they say something."""
+        out: dict[str, Any] = {"size": list(self.size)}
+        for n in self.columns:
+            if n == "ignore" and not self.ignore.any():
+                continue
+            out[n] = getattr(self, n).tolist()
+        return out
+
+    @staticmethod
+    def from_json(d: dict[str, Any]) -> Objects:
+        n = len(d["labels"])
+        columns: dict[str, Any] = {}
+        for name, (dtype, trailing) in _COLUMNS.items():
+            if name in d:
+                array = np.asarray(d[name], dtype=dtype)
+                if n == 0:
+                    array = array.reshape((0, *(1 if t is None else t for t in trailing)))
+                columns[name] = array
+        return Objects(size=(d["size"][0], d["size"][1]), **columns)
+
+    def same(self, other: Objects) -> bool:
+        """Equal to the last bit, columns and canvas included."""
+        return (
+            self.size == other.size
+            and self.columns == other.columns
+            and all(np.array_equal(getattr(self, n), getattr(other, n)) for n in self.columns)
+        )
+
+
+def _column(name: str, value: Any, dtype: type, trailing: tuple[int | None, ...], n: int) -> NDArray[Any]:
+    array = np.asarray(value)
+    if array.size == 0 and array.ndim <= 1 and n == 0:
+        array = array.reshape((0, *(1 if t is None else t for t in trailing)))
+    shape_text = ",".join(["N", *("K" if t is None else str(t) for t in trailing)])
+    good = array.ndim == 1 + len(trailing) and len(array) == n
+    good = good and all(t is None or array.shape[1 + i] == t for i, t in enumerate(trailing))
+    if not good:
+        raise ValueError(f"{name} has shape [{shape_text}] with N={n}, not {list(array.shape)}")
+    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        raise ValueError(f"{name} holds a value that is not finite")
+    if np.issubdtype(dtype, np.integer) and np.issubdtype(array.dtype, np.floating) and (array != np.rint(array)).any():
+        raise ValueError(f"{name} holds whole numbers, not {array.dtype} fractions")
+    # A private, read-only copy: neither the caller's array nor ours can change the other.
+    array = np.array(array, dtype=dtype)
+    array.setflags(write=False)
+    return array
+
+
+def labels_count(parts: Iterable[Objects], classes: int) -> NDArray[np.int64]:
+    """How many non-ignored objects each class has, i64 [C]."""
+    total = np.zeros(classes, np.int64)
+    for o in parts:
+        total += np.bincount(o.labels[~o.ignore], minlength=classes)
+    return total

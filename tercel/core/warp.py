@@ -1,0 +1,216 @@
+"""Warp: the affine map between two canvases. One warp serves pixels and every field of Objects alike.
+
+A whole augmentation chain folds into ONE warp, so pixels are resampled once and no field can be forgotten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tercel.core.geometry import (
+    box_area,
+    box_corners,
+    canonical_obb,
+    clip_boxes,
+    corners_to_obb,
+    hull,
+    obb_corners,
+    obb_hull,
+)
+from tercel.core.objects import Objects
+
+
+@dataclass(frozen=True, eq=False)
+class Warp:
+    """Affine map from canvas `src` to canvas `dst`, both (H, W).
+
+    Attributes:
+        matrix: f64 [3,3]; (x', y', 1) = matrix @ (x, y, 1) in continuous pixel coordinates.
+    """
+
+    matrix: NDArray[np.float64]
+    src: tuple[int, int]
+    dst: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        m = np.array(self.matrix, dtype=np.float64)
+        if m.shape != (3, 3) or not np.isfinite(m).all() or not np.allclose(m[2], (0, 0, 1)):
+            raise ValueError(f"matrix is a finite affine [3,3] with last row 0 0 1, not {m.tolist()}")
+        if abs(np.linalg.det(m)) < 1e-12:
+            raise ValueError("the warp is singular: it flattens the picture")
+        m.setflags(write=False)
+        object.__setattr__(self, "matrix", m)
+
+    # -- construction -------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def identity(size: tuple[int, int]) -> Warp:
+        return Warp(np.eye(3), size, size)
+
+    @staticmethod
+    def letterbox(src: tuple[int, int], dst: tuple[int, int], upscale: bool = True) -> Warp:
+        """Largest centred fit of `src` into `dst` that keeps the aspect ratio."""
+        s = min(dst[0] / src[0], dst[1] / src[1])
+        s = s if upscale else min(s, 1.0)
+        return Warp(scaling(s) , src, dst).recentred()
+
+    @staticmethod
+    def flip(size: tuple[int, int]) -> Warp:
+        """Mirror left and right: x' = W - x."""
+        return Warp(np.array([[-1, 0, size[1]], [0, 1, 0], [0, 0, 1]]), size, size)
+
+    def recentred(self) -> Warp:
+        """The same linear part, shifted so that the centre of `src` lands on the centre of `dst`."""
+        m = self.matrix.copy()
+        centre = np.array([self.src[1] / 2, self.src[0] / 2])
+        m[:2, 2] = np.array([self.dst[1] / 2, self.dst[0] / 2]) - m[:2, :2] @ centre
+        return Warp(m, self.src, self.dst)
+
+    def __matmul__(self, first: Warp) -> Warp:
+        """`b @ a`: first a, then b."""
+        if first.dst != self.src:
+            raise ValueError(f"cannot compose: the first warp ends on {first.dst}, the second starts on {self.src}")
+        return Warp(self.matrix @ first.matrix, first.src, self.dst)
+
+    def inverse(self) -> Warp:
+        return Warp(np.linalg.inv(self.matrix), self.dst, self.src)
+
+    # -- properties ---------------------------------------------------------------------------------------------
+
+    @property
+    def mirrored(self) -> bool:
+        """True when left and right are exchanged (negative determinant)."""
+        return bool(np.linalg.det(self.matrix[:2, :2]) < 0)
+
+    @property
+    def scale(self) -> float:
+        """Square root of the area ratio: the mean linear scale."""
+        return float(np.sqrt(abs(np.linalg.det(self.matrix[:2, :2]))))
+
+    @property
+    def axis_aligned(self) -> bool:
+        """True when axis-aligned boxes stay exact (no rotation other than by 90 degrees, no shear)."""
+        a = np.abs(self.matrix[:2, :2])
+        return bool(max(a[0, 1], a[1, 0]) < 1e-12 or max(a[0, 0], a[1, 1]) < 1e-12)
+
+    # -- action -------------------------------------------------------------------------------------------------
+
+    def points(self, xy: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Points [...,2] of `src` on `dst`."""
+        out = np.asarray(xy, np.float64) @ self.matrix[:2, :2].T + self.matrix[:2, 2]
+        return out.astype(xy.dtype)
+
+    def objects(
+        self,
+        o: Objects,
+        flip_index: NDArray[np.int64] | None = None,
+        min_visible: float = 0.0,
+        clip: bool = False,
+    ) -> Objects:
+        """Every field of `o` on `dst`.
+
+        Args:
+            flip_index: [K], the keypoint order of the mirrored object (Schema.flip_index); required when the warp
+                mirrors objects with more than one point.
+            min_visible: with `clip`, objects of which a smaller share of the box area stays on the canvas leave.
+            clip: boxes are cut at the canvas (oriented boxes and points never are) and empty ones leave.
+
+        Raises:
+            ValueError: `o` is not on `src`; a mirror without flip_index.
+        """
+        if o.size != self.src:
+            raise ValueError(f"the objects lie on a canvas {o.size}, the warp starts on {self.src}")
+        points, visible = o.points, o.visible
+        if points is not None and visible is not None:
+            points = self.points(points)
+            if self.mirrored and points.shape[1] > 1:
+                if flip_index is None:
+                    raise ValueError("a mirrored warp of keypoints needs flip_index (Schema.flip_index)")
+                points, visible = points[:, flip_index], visible[:, flip_index]
+        obbs = None if o.obbs is None else self._obbs(o.obbs)
+        if obbs is not None:
+            boxes = obb_hull(obbs)
+        else:
+            boxes = hull(self.points(box_corners(o.boxes))) if len(o) else o.boxes
+        area = None if o.area is None else o.area * np.float32(self.scale**2)
+        out = o.replace(size=self.dst, boxes=boxes, obbs=obbs, points=points, visible=visible, area=area)
+        if not clip or not len(out):
+            return out
+        cut = clip_boxes(out.boxes, self.dst)
+        whole, kept = box_area(out.boxes), box_area(cut)
+        stays = (kept > 0) & (kept >= min_visible * whole)
+        share = np.divide(kept, whole, out=np.zeros_like(kept), where=whole > 0)
+        area = None if out.area is None else out.area * share
+        return out.replace(boxes=cut, area=area)[stays]
+
+    def _obbs(self, obbs: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not len(obbs):
+            return obbs
+        a = self.matrix[:2, :2]
+        s = self.scale
+        if np.allclose(a.T @ a, s * s * np.eye(2), atol=1e-9 * s * s):  # similarity: exact, no fit needed
+            out = obbs.astype(np.float64)
+            direction = np.stack([np.cos(out[:, 4]), np.sin(out[:, 4])], axis=1) @ a.T
+            out[:, :2] = self.points(out[:, :2])
+            out[:, 2:4] *= s
+            out[:, 4] = np.arctan2(direction[:, 1], direction[:, 0])
+            return canonical_obb(out.astype(np.float32))
+        return corners_to_obb(self.points(obb_corners(obbs.astype(np.float64)))).astype(np.float32)
+
+    def pixels(self, image: NDArray[np.uint8], fill: int = 114) -> NDArray[np.uint8]:
+        """The picture u8 [H,W,3] (or [H,W]) on `dst`, bilinear; outside is `fill`.
+
+        Strong reductions average whole blocks of pixels first, so that small things do not vanish between samples.
+        """
+        out = np.full((*self.dst, *image.shape[2:]), fill, np.uint8)
+        self.paint(image, out)
+        return out
+
+    def paint(self, image: NDArray[np.uint8], canvas: NDArray[np.uint8]) -> None:
+        """Draw the picture onto `canvas` (size `dst`) in place, leaving what it does not cover."""
+        import cv2  # pixels are the only part of core that needs more than NumPy
+
+        if image.shape[:2] != self.src or canvas.shape[:2] != self.dst:
+            raise ValueError(f"picture {image.shape[:2]} and canvas {canvas.shape[:2]} do not fit {self.src}, {self.dst}")
+        m = self.matrix
+        k = int(1 / max(self.scale, 1e-3))
+        if k >= 2:
+            h, w = self.src[0] // k, self.src[1] // k
+            if h and w:
+                image = cv2.resize(image[: h * k, : w * k], (w, h), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+                m = m @ scaling(k)
+        corners = np.array([[0, 0], [image.shape[1], 0], [image.shape[1], image.shape[0]], [0, image.shape[0]]])
+        place = corners @ m[:2, :2].T + m[:2, 2]
+        x1, y1 = np.maximum(np.floor(place.min(0)).astype(int) - 1, 0)
+        x2, y2 = np.minimum(np.ceil(place.max(0)).astype(int) + 1, (self.dst[1], self.dst[0]))
+        if x2 <= x1 or y2 <= y1:
+            return
+        # OpenCV puts pixel centres on whole numbers, we put them at +0.5.
+        centred = translation(-0.5 - x1, -0.5 - y1) @ m @ translation(0.5, 0.5)
+        roi = canvas[y1:y2, x1:x2]
+        canvas[y1:y2, x1:x2] = cv2.warpAffine(
+            image, centred[:2], (int(x2 - x1), int(y2 - y1)), dst=roi.copy(),
+            flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT,
+        )
+
+
+def translation(x: float, y: float) -> NDArray[np.float64]:
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], dtype=np.float64)
+
+
+def scaling(x: float, y: float | None = None) -> NDArray[np.float64]:
+    return np.diag([x, x if y is None else y, 1.0])
+
+
+def rotation(angle: float) -> NDArray[np.float64]:
+    """Rotation by `angle` radians, clockwise on screen, about the origin."""
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+
+
+def shearing(x: float, y: float) -> NDArray[np.float64]:
+    """Shear by angles `x` and `y` in radians."""
+    return np.array([[1, np.tan(x), 0], [np.tan(y), 1, 0], [0, 0, 1]])
