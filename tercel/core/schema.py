@@ -22,6 +22,8 @@ class Schema:
         edges: pairs of keypoint names, for drawing.
         sigmas: one OKS sigma per keypoint, or empty.
         events: names of the events in time (bounce, net, hit).
+        category_ids: the class ids of the files that the data came from (COCO's are sparse), one per class, or empty.
+            Kept so that results can be written with them; nothing else reads them.
 
     Raises:
         TercelError: a repeated name, a pair or edge that names a missing point, a point in two pairs, or a number of
@@ -34,6 +36,7 @@ class Schema:
     edges: tuple[tuple[str, str], ...] = ()
     sigmas: tuple[float, ...] = ()
     events: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for kind, names in (("class", self.classes), ("keypoint", self.keypoints), ("event", self.events)):
@@ -57,6 +60,9 @@ class Schema:
             )
         if self.sigmas and len(self.sigmas) != len(self.keypoints):
             raise TercelError(f"{len(self.sigmas)} sigmas for {len(self.keypoints)} keypoints", "give one per keypoint")
+        ids = self.category_ids
+        if ids and (len(ids) != len(self.classes) or len(set(ids)) != len(ids)):
+            raise TercelError(f"{len(set(ids))} distinct category ids for {len(self.classes)} classes", "give one per class")
 
     @property
     def flip_index(self) -> NDArray[np.int64]:
@@ -75,6 +81,7 @@ class Schema:
             "edges": [list(p) for p in self.edges],
             "sigmas": list(self.sigmas),
             "events": list(self.events),
+            "category_ids": list(self.category_ids),
         }
 
     @staticmethod
@@ -86,4 +93,5 @@ class Schema:
             tuple((a, b) for a, b in d.get("edges", ())),
             tuple(d.get("sigmas", ())),
             tuple(d.get("events", ())),
+            tuple(d.get("category_ids", ())),
         )

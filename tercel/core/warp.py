@@ -170,31 +170,39 @@ class Warp:
         return out
 
     def paint(self, image: NDArray[np.uint8], canvas: NDArray[np.uint8]) -> None:
-        """Draw the picture onto `canvas` (size `dst`) in place, leaving what it does not cover."""
+        """Draw the picture onto `canvas` (size `dst`, rows contiguous) in place, leaving what it does not cover.
+
+        A canvas pixel is covered when its centre lies in the picture, half-open like the picture's own pixels, so two
+        pictures that meet at a line neither overlap nor leave a gap. Near its border the picture continues.
+        """
         import cv2  # pixels are the only part of core that needs more than NumPy
 
         if image.shape[:2] != self.src or canvas.shape[:2] != self.dst:
-            raise ValueError(f"picture {image.shape[:2]} and canvas {canvas.shape[:2]} do not fit {self.src}, {self.dst}")
+            given = f"picture {image.shape[:2]} and canvas {canvas.shape[:2]}"
+            raise ValueError(f"{given} do not fit {self.src}, {self.dst}")
+        corners = self.points(np.array([[0.0, 0], [self.src[1], 0], [self.src[1], self.src[0]], [0, self.src[0]]]))
+        x1, y1 = np.clip(np.ceil(np.round(corners.min(0), 6) - 0.5).astype(int), 0, (self.dst[1], self.dst[0]))
+        x2, y2 = np.clip(np.ceil(np.round(corners.max(0), 6) - 0.5).astype(int), 0, (self.dst[1], self.dst[0]))
+        if x2 <= x1 or y2 <= y1:
+            return
         m = self.matrix
         k = int(1 / max(self.scale, 1e-3))
         if k >= 2:
-            h, w = self.src[0] // k, self.src[1] // k
-            if h and w:
-                image = cv2.resize(image[: h * k, : w * k], (w, h), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-                m = m @ scaling(k)
-        corners = np.array([[0, 0], [image.shape[1], 0], [image.shape[1], image.shape[0]], [0, image.shape[0]]])
-        place = corners @ m[:2, :2].T + m[:2, 2]
-        x1, y1 = np.maximum(np.floor(place.min(0)).astype(int) - 1, 0)
-        x2, y2 = np.minimum(np.ceil(place.max(0)).astype(int) + 1, (self.dst[1], self.dst[0]))
-        if x2 <= x1 or y2 <= y1:
-            return
+            h, w = max(1, round(self.src[0] / k)), max(1, round(self.src[1] / k))
+            image = np.asarray(cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA), np.uint8)
+            m = m @ scaling(self.src[1] / w, self.src[0] / h)
         # OpenCV puts pixel centres on whole numbers, we put them at +0.5.
-        centred = translation(-0.5 - x1, -0.5 - y1) @ m @ translation(0.5, 0.5)
+        centred = (translation(-0.5 - x1, -0.5 - y1) @ m @ translation(0.5, 0.5))[:2]
+        size = (int(x2 - x1), int(y2 - y1))
         roi = canvas[y1:y2, x1:x2]
-        canvas[y1:y2, x1:x2] = cv2.warpAffine(
-            image, centred[:2], (int(x2 - x1), int(y2 - y1)), dst=roi.copy(),
-            flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT,
-        )
+        linear, nearest = cv2.INTER_LINEAR, cv2.INTER_NEAREST
+        if self.axis_aligned:  # the window is the picture
+            cv2.warpAffine(image, centred, size, dst=roi, flags=linear, borderMode=cv2.BORDER_REPLICATE)
+            return
+        drawn = cv2.warpAffine(image, centred, size, flags=linear, borderMode=cv2.BORDER_REPLICATE)
+        whole = np.full(image.shape[:2], 255, np.uint8)
+        inside = cv2.warpAffine(whole, centred, size, flags=nearest, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        cv2.copyTo(drawn, inside, roi)
 
 
 def translation(x: float, y: float) -> NDArray[np.float64]:

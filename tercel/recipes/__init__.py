@@ -1,0 +1,24 @@
+"""Recipes: functions that return a `Recipe`. A new one is a module here and a line in RECIPES."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+
+from tercel.config import Recipe, override
+from tercel.core.finding import TercelError
+from tercel.recipes.boxes import boxes, boxes_demo, boxes_resnet
+
+RECIPES: dict[str, Callable[[], Recipe]] = {f.__name__: f for f in (boxes, boxes_demo, boxes_resnet)}
+
+
+def get(name: str, settings: Sequence[str] = ()) -> Recipe:
+    """The recipe of this name with `--set` settings applied.
+
+    Raises:
+        TercelError: an unknown name (the nearest one is named), or a setting that is refused.
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.0)
+        raise TercelError(f"there is no recipe {name!r}", f"did you mean {near[0]!r}? `tercel recipes` lists them")
+    return override(RECIPES[name](), settings)

@@ -1,0 +1,32 @@
+"""Formats of data sets on disk. A new one is a module here and a line in FORMATS; the contract tests then cover it.
+
+Each module has: NAME; LOOKS_LIKE (what `matches` looks for, in words); `matches(path) -> bool`, by content;
+`splits(path) -> list[str]`; `read(path, split, options) -> Dataset`; `write(dataset, out, *, split, pictures) ->
+list[Path]`, which never touches a file that exists; and HOLDS_IGNORE = False where ignored objects have no place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol, cast
+
+from tercel.core.record import Dataset
+from tercel.data.formats import coco, odm, voc, yolo
+from tercel.data.formats.common import Options
+
+
+class Format(Protocol):
+    """What a format module provides."""
+
+    NAME: str
+    LOOKS_LIKE: str
+    HOLDS_IGNORE: bool
+
+    def matches(self, path: Path) -> bool: ...
+    def splits(self, path: Path) -> list[str]: ...
+    def read(self, path: Path, split: str | None = None, options: Options | None = None) -> Dataset: ...
+    def write(self, dataset: Dataset, out: Path, *, split: str = "train", pictures: bool = True) -> list[Path]: ...
+
+
+FORMATS: Mapping[str, Format] = {m.NAME: cast(Format, m) for m in (voc, coco, yolo, odm)}

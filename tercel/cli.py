@@ -1,0 +1,335 @@
+"""The command line: thin verbs over public functions. Results go to standard output, everything else to standard error.
+
+Exit codes: 0 fine, 1 findings or a run that failed, 2 misuse or bad input, 3 a bug in Tercel. Heavy imports sit inside
+the verbs, so that help and `score` start at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tercel.core.finding import Finding, Score, Severity, TercelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+app = typer.Typer(
+    help="Trains, debugs and judges detectors of small, fast and crowded things.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]}, rich_markup_mode=None,
+)  # fmt: skip
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field of the recipe.")]
+Which = Annotated[str, typer.Option("--checkpoint", help="best or last.")]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Options of every verb are read in `main`; they stand here to be documented."""
+
+
+@app.command()
+def demo(
+    task: Annotated[str, typer.Argument(help="Which kind: boxes.")] = "boxes",
+    out: Annotated[Path, typer.Option(help="Folder for data and runs.")] = Path("demo"),
+    settings: Settings = None,
+) -> None:
+    """Generate data, train, evaluate, predict, and name the report. Minutes on two cores."""
+    from tercel import demo as demos
+
+    run = demos.demo(task, out, settings or (), observers=_observers(), say=_say)
+    _summary(run.path, as_json=False)
+    typer.echo(f"report: {run.path / 'report.html'}")
+
+
+@app.command()
+def recipes(json_: Json = False) -> None:
+    """List the recipes."""
+    from tercel.recipes import RECIPES
+
+    lines = {name: (make.__doc__ or "").strip().splitlines()[0] for name, make in RECIPES.items()}
+    if json_:
+        typer.echo(json.dumps({"recipes": lines}))
+    else:
+        for name, line in lines.items():
+            typer.echo(f"{name:16} {line}")
+
+
+@app.command()
+def show(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe.")],
+    settings: Settings = None,
+    batch: Annotated[Path | None, typer.Option(help="Draw one augmented batch into this PNG.")] = None,
+    train_: Annotated[str, typer.Option("--train", metavar="SOURCE", help="Data for --batch.")] = "",
+    json_: Json = False,
+) -> None:
+    """Show a recipe as it resolves, or draw an augmented training batch."""
+    from tercel import recipes as book
+    from tercel.config import dump, flat
+
+    resolved = book.get(recipe, settings or ())
+    if batch is not None:
+        from tercel.show import draw_batch
+
+        if not train_:
+            raise TercelError("--batch needs data", "add --train SOURCE")
+        path = draw_batch(resolved, train_, batch)
+        typer.echo(json.dumps({"batch": str(path)}) if json_ else str(path))
+    elif json_:
+        typer.echo(json.dumps(dump(resolved)))
+    else:
+        usual = flat(book.RECIPES[recipe]())
+        for key, value in flat(resolved).items():
+            typer.echo(f"{key:34} {value}" + ("" if usual.get(key) == value else f"   (recipe: {usual.get(key)})"))
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe.")],
+    train_: Annotated[str, typer.Option("--train", metavar="SOURCE", help="[format:]path[#split]")],
+    val: Annotated[str, typer.Option(metavar="SOURCE", help="[format:]path[#split]")],
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
+    name: Annotated[str, typer.Option(help="Name of the run's folder; default: recipe, date and time.")] = "",
+    json_: Json = False,
+) -> None:
+    """Train, evaluate, write report.html and card.md into a new run folder."""
+    from tercel import recipes as book
+
+    resolved = book.get(recipe, settings or ())
+    from tercel import api
+
+    command = "tercel " + " ".join(sys.argv[1:])
+    run = api.train(resolved, train_, val, out=out, name=name, command=command, observers=_observers())
+    _after_training(run.path, json_)
+
+
+@app.command()
+def resume(run: Annotated[Path, typer.Argument(help="Run folder.")], json_: Json = False) -> None:
+    """Continue an interrupted run; it ends as if nothing had happened."""
+    from tercel import api
+
+    api.resume(run, observers=_observers())
+    _after_training(run, json_)
+
+
+@app.command("eval")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    data: Annotated[str, typer.Option(metavar="SOURCE", help="Default: the run's validation data.")] = "",
+    which: Which = "best",
+    out: Annotated[Path | None, typer.Option(help="Write preds.jsonl and metrics.json here.")] = None,
+    json_: Json = False,
+) -> None:
+    """Judge a checkpoint."""
+    from tercel import api
+
+    with _progress("pictures") as tick:
+        result, dataset = api.evaluate(run, data, which=which, out=out, progress=tick)
+    _print_scores(result.scores, result.findings, json_, run=str(run), report=result.report, data=dataset.source)
+
+
+@app.command()
+def score(
+    truth: Annotated[str, typer.Option(metavar="SOURCE", help="Labels: [format:]path[#split]")],
+    pred: Annotated[str, typer.Option(metavar="FILE", help="Predictions: preds.jsonl, COCO results, YOLO or text folder.")],
+    task: Annotated[str, typer.Option(help="boxes")] = "boxes",
+    max_detections: Annotated[str, typer.Option(help="Detections per picture that count, for AR and AP.")] = "1,10,100",
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples for the intervals; 0 = none.")] = 200,
+    json_: Json = False,
+) -> None:
+    """Judge any prediction file against labels; needs no model and no torch."""
+    from tercel.score import score as judge
+
+    try:
+        caps = tuple(int(x) for x in max_detections.split(","))
+    except ValueError as e:
+        raise TercelError(f"--max-detections {max_detections!r} is not a list of numbers", "for example 1,10,500") from e
+    result = judge(truth, pred, task=task, max_detections=caps, resamples=resamples)
+    _print_scores(result.scores, result.findings, json_, report=result.report, data=truth)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    media: Annotated[list[str], typer.Argument(help="Pictures, folders, globs.")],
+    out: Annotated[Path, typer.Option(help="New folder for predictions.jsonl and drawn copies.")] = Path("predictions"),
+    which: Which = "best",
+    min_score: Annotated[float | None, typer.Option(min=0, max=1, help="Default: the recipe's show_score.")] = None,
+    drawn: Annotated[bool, typer.Option(help="Write drawn copies.")] = True,
+    json_: Json = False,
+) -> None:
+    """Detect on pictures: JSON lines and drawn copies."""
+    from tercel import api
+
+    with _progress("pictures") as tick:
+        p = api.predict(run, media, out=out, which=which, min_score=min_score, drawn=drawn, progress=tick)
+    _print_findings(p.findings)
+    if json_:
+        typer.echo(
+            json.dumps(
+                {"scores": [], "findings": [f.to_json() for f in p.findings], "run": str(run), "out": str(p.folder),
+                 "pictures": p.pictures, "detections": p.detections}
+            )
+        )  # fmt: skip
+    else:
+        typer.echo(f"{p.detections} detections on {p.pictures} pictures: {p.folder / 'predictions.jsonl'}")
+    if any(f.severity is Severity.ERROR for f in p.findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SOURCE")],
+    out: Annotated[Path, typer.Argument(help="New folder or file.")],
+    to: Annotated[str, typer.Option(help="voc, coco, yolo, ...")],
+    json_: Json = False,
+) -> None:
+    """Rewrite a data set in another format and check that nothing was lost."""
+    from tercel.data.source import convert as run_convert
+
+    findings = run_convert(source, out, to)
+    _print_findings(findings)
+    if json_:
+        typer.echo(json.dumps({"scores": [], "findings": [f.to_json() for f in findings], "run": None, "out": str(out)}))
+    else:
+        typer.echo(str(out))
+    if any(f.severity is Severity.ERROR for f in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def runs(out: Annotated[Path, typer.Argument(help="Folder that holds the runs.")] = Path("runs"), json_: Json = False) -> None:
+    """List runs: data, what differs, scores."""
+    from tercel.engine.run import list_runs
+
+    rows = list_runs(out)
+    if json_:
+        typer.echo(json.dumps({"runs": rows}))
+        return
+    from tercel.report.reading import read_run
+    from tercel.report.tables import runs_table
+
+    console = _console()
+    console.print(runs_table(console, [read_run(Path(r["run"]), pictures=False) for r in rows]))
+    for r in rows:
+        if r["differs"]:
+            settings = ", ".join(f"{k}={v}" for k, v in r["differs"].items())
+            console.print(f"{Path(r['run']).name}: {settings}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
+    """Write report.html again from what the run folder holds."""
+    from tercel.engine.run import Run
+    from tercel.report.html import write_report
+
+    typer.echo(str(write_report(Run.open(run).path)))
+
+
+def _console() -> Any:
+    """Standard output; wide enough for whole tables when it is a pipe or a file."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+# -- printing -------------------------------------------------------------------------------------------------------
+
+
+def _say(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+def _observers() -> Sequence[Any]:
+    from tercel.progress import Terminal
+
+    return (Terminal(),)
+
+
+def _progress(unit: str) -> Any:
+    from tercel.progress import bar
+
+    return bar(unit)
+
+
+def _print_findings(findings: Iterable[Finding]) -> None:
+    for f in findings:
+        _say(str(f))
+
+
+def _print_scores(
+    scores: Sequence[Score], findings: Sequence[Finding], as_json: bool, *, run: str | None = None, report: Any = None, data: str = ""
+) -> None:
+    if as_json:
+        out = {"scores": [s.to_json() for s in scores], "findings": [f.to_json() for f in findings], "run": run, "data": data}
+        typer.echo(json.dumps(out, allow_nan=False))
+        return
+    _print_findings(findings)
+    from tercel.report.tables import print_scores
+
+    print_scores(_console(), scores, report.table, report.sizes)
+
+
+def _after_training(path: Path, as_json: bool) -> None:
+    status = json.loads((path / "run.json").read_text(encoding="utf-8"))["status"]
+    if status == "interrupted":
+        _say(f"interrupted; continue with: tercel resume {path}")
+        if as_json:
+            typer.echo(json.dumps({"scores": [], "findings": [], "run": str(path), "status": status}))
+        return
+    _summary(path, as_json)
+    _say(f"report: {path / 'report.html'}")
+
+
+def _summary(path: Path, as_json: bool) -> None:
+    """The final scores of a finished run."""
+    metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+    if as_json:
+        out = {k: metrics[k] for k in ("scores", "findings", "checkpoint", "last")} | {"run": str(path)}
+        typer.echo(json.dumps(out))
+        return
+    from tercel.report.tables import print_scores
+
+    judged = metrics["report"]
+    print_scores(_console(), [Score.from_json(s) for s in metrics["scores"]], judged["table"], judged["sizes"])
+
+
+def main() -> None:
+    """Entry point: errors become one message and an exit code."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    if arguments[:1] == ["--version"]:
+        from tercel import __version__
+
+        typer.echo(f"tercel {__version__}")
+        return
+    try:
+        app(args=arguments, prog_name="tercel")  # exits by itself: 0, or 2 for wrong usage
+    except TercelError as e:
+        if debug:
+            raise
+        _say(f"error: {e}")
+        raise SystemExit(getattr(e, "exit_code", 2)) from e
+    except KeyboardInterrupt as e:
+        _say("stopped")
+        raise SystemExit(130) from e
+    except Exception as e:
+        if debug:
+            raise
+        _say(f"bug in tercel: {type(e).__name__}: {e}\n  remedy: run it again with --debug and report what it prints")
+        raise SystemExit(3) from e
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,296 @@
+"""Decoded pictures: in RAM when they fit, else on disk by content hash, else decoded anew. The choice is a finding.
+
+Shape legend: H, W picture size in px; 3 = RGB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tercel.core.finding import Finding, Ledger, Severity
+from tercel.core.record import content_hash
+
+Picture = NDArray[np.uint8]
+GB = 1e9
+RAM_SHARE = 0.7  # of the available memory that pictures may take; the rest is for the network
+DISK_RESERVE_GB = 2.0  # always left free on the cache's disk
+
+
+class PictureStore:
+    """Decoded pictures by path, u8 [H,W,3] RGB, read-only. `get` may be called from many threads.
+
+    The three ways of keeping them, decided once at birth from the sum of H * W * 3 over all pictures:
+
+    - `ram`: within `ram_gb` and `RAM_SHARE` of the available memory. Decoded at first use, then shared by all threads.
+    - `disk`: raw arrays under `folder`, named by the hash of the picture's bytes and of the decoder, and mapped into
+      memory. An edited picture or a changed decoder gives another name, so nothing stale is ever served. When the
+      folder would pass `disk_gb`, or less than `DISK_RESERVE_GB` would stay free, pictures that this store has not
+      used leave, those used longest ago first; when there are none of these, writing stops and a finding says so.
+    - `none`: the folder cannot be used; decoded at each use.
+
+    A picture file that is changed while a store lives is noticed in `disk` and `none`, not in `ram`.
+
+    Args:
+        paths: the pictures, repeated ones count once.
+        ram_gb: memory budget in 1e9 bytes of this process.
+        folder: disk cache; made when needed.
+        sizes: path -> (H, W) where they are known already; saves opening every file.
+        disk_gb: limit of the whole folder in 1e9 bytes.
+        processes: how many processes of this machine keep pictures at the same time (they share its memory).
+        read, size_of: decoder and header reader (tercel.data.images by default).
+    """
+
+    def __init__(
+        self,
+        paths: Iterable[Path],
+        ram_gb: float,
+        folder: Path,
+        *,
+        sizes: Mapping[Path, tuple[int, int]] | None = None,
+        disk_gb: float = 50.0,
+        processes: int = 1,
+        read: Callable[[Path], Picture] | None = None,
+        size_of: Callable[[Path], tuple[int, int]] | None = None,
+    ) -> None:
+        if read is None or size_of is None:
+            from tercel.data import images
+
+            read, size_of = read or images.read_image, size_of or images.picture_size
+        self._read = read
+        self._processes = processes
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._ledger = Ledger()
+        self._ram: dict[Path, Picture] = {}
+        self._busy: dict[Path, threading.Lock] = {}
+        self._hashes: dict[Path, tuple[tuple[int, int], str]] = {}
+        self._stamp = ""
+        self._born = time.time_ns()
+        self._stopped = False
+        self._old: list[Path] = []  # files of earlier runs, the one used longest ago last
+        self._held = 0  # bytes in the folder
+        self._disk = 0.0
+        unique = list(dict.fromkeys(paths))
+        known = sizes or {}
+        self.total_bytes = sum(h * w * 3 for h, w in (known.get(p) or size_of(p) for p in unique))
+        self.mode: Literal["ram", "disk", "none"] = self._choose(len(unique), ram_gb * GB, disk_gb * GB)
+
+    # -- the decision -------------------------------------------------------------------------------------------
+
+    def _choose(self, count: int, ram: float, disk: float) -> Literal["ram", "disk", "none"]:
+        need, free = self.total_bytes, available_memory() / self._processes
+        numbers = f"{count} pictures need {need / GB:.2f} GB decoded; budget {ram / GB:.2f} GB"
+        numbers += f", {free / GB:.1f} GB of memory available"
+        if need <= ram and need <= RAM_SHARE * free:
+            self._ledger.add("cache.mode", Severity.INFO, f"{numbers}: kept in RAM")
+            return "ram"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._stamp = _decoder_stamp(self._read)
+            self._old, self._held = _oldest_first(self._folder)
+            self._disk = disk
+            room = min(disk, shutil.disk_usage(self._folder).free + self._held - DISK_RESERVE_GB * GB)
+        except OSError as e:
+            message = f"{numbers}, and {self._folder} cannot be used ({e.strerror or e}): decoded anew at each use"
+            self._ledger.add("cache.mode", Severity.WARNING, f"{message} (raise data.cache_gb or set data.cache_dir)")
+            return "none"
+        if need <= room:
+            self._ledger.add("cache.mode", Severity.INFO, f"{numbers}: kept decoded in {self._folder}")
+        else:
+            message = f"{numbers}: {self._folder} has room for {max(0.0, room) / GB:.2f} GB, the rest is decoded anew"
+            self._ledger.add("cache.mode", Severity.WARNING, f"{message} (raise data.cache_gb or set data.cache_dir)")
+        return "disk"
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What was decided and what went wrong since."""
+        with self._lock:
+            return self._ledger.findings()
+
+    # -- pictures -----------------------------------------------------------------------------------------------
+
+    def get(self, path: Path) -> Picture:
+        """The picture u8 [H,W,3], read-only.
+
+        Raises:
+            TercelError: unreadable or truncated (from the decoder).
+        """
+        if self.mode == "ram":
+            return self._from_ram(path)
+        if self.mode == "disk":
+            return self._from_disk(path)
+        return _frozen(self._read(path))
+
+    def _from_ram(self, path: Path) -> Picture:
+        picture = self._ram.get(path)
+        if picture is not None:
+            return picture
+        with self._lock:
+            busy = self._busy.setdefault(path, threading.Lock())
+        with busy:  # two threads that want the same picture decode it once
+            picture = self._ram.get(path)
+            if picture is None:
+                picture = _frozen(self._read(path))
+                self._ram[path] = picture
+        with self._lock:
+            self._busy.pop(path, None)
+        return picture
+
+    def _from_disk(self, path: Path) -> Picture:
+        file = self._folder / self._key(path)
+        picture = _map(file)
+        if picture is not None:
+            return picture
+        picture = _frozen(self._read(path))
+        try:
+            if self._make_room(picture.nbytes):
+                _save(file, picture)
+        except OSError as e:
+            self._stop(f"{e.strerror or e}")
+        return picture
+
+    def _make_room(self, size: int) -> bool:
+        """True when `size` more bytes may be written; removes what other runs left and this one has not used."""
+        with self._lock:
+            if self._stopped:
+                return False
+            while self._held + size > self._disk or shutil.disk_usage(self._folder).free < size + DISK_RESERVE_GB * GB:
+                if not self._old:
+                    break
+                removed = _remove_unused(self._old.pop(), self._born)
+                if removed:
+                    self._held -= removed
+                    message = f"decoded pictures of other data sets left {self._folder} to make room"
+                    self._ledger.add("cache.evicted", Severity.INFO, message)
+            else:
+                self._held += size
+                return True
+        self._stop(f"it holds {self._held / GB:.2f} of {self._disk / GB:.2f} GB, and {DISK_RESERVE_GB} GB stay free")
+        return False
+
+    def _stop(self, why: str) -> None:
+        with self._lock:
+            if not self._stopped:
+                self._stopped = True
+                message = f"no more decoded pictures are written to {self._folder}: {why}"
+                self._ledger.add("cache.full", Severity.WARNING, message)
+
+    def _key(self, path: Path) -> str:
+        """File name for the picture's present bytes; hashed again when its size or time changes."""
+        try:
+            stat = os.stat(path)
+        except OSError:
+            self._read(path)  # says what is wrong, with a remedy
+            raise
+        state = (stat.st_mtime_ns, stat.st_size)
+        known = self._hashes.get(path)
+        if known is None or known[0] != state:
+            known = (state, content_hash(path))
+            self._hashes[path] = known
+        return f"{known[1]}-{self._stamp}.npy"
+
+
+def available_memory() -> float:
+    """Bytes that this process may still take: what the machine has left, and what its control group allows."""
+    free = float("inf")
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        free = float(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        try:
+            free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
+        except (OSError, ValueError):
+            free = 4 * GB
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            group = Path("/sys/fs/cgroup")
+            free = min(free, float((group / limit).read_text()) - float((group / used).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return max(free, 0.0)
+
+
+def default_folder() -> Path:
+    """<user cache>/tercel/pictures."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "tercel" / "pictures"
+
+
+def _frozen(picture: Picture) -> Picture:
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise ValueError(f"a decoded picture is u8 [H,W,3], not {picture.dtype} {list(picture.shape)}")
+    picture = np.ascontiguousarray(picture)
+    picture.setflags(write=False)
+    return picture
+
+
+def _decoder_stamp(read: Callable[[Path], Picture]) -> str:
+    """Short hash of whatever decides the decoded values: the reader's source and the libraries' versions."""
+    import cv2
+    import PIL
+
+    try:
+        source = Path(inspect.getfile(read)).read_bytes()
+    except (TypeError, OSError):
+        source = repr(read).encode()
+    versions = f"{cv2.__version__} {PIL.__version__}".encode()
+    return hashlib.blake2b(source + versions, digest_size=4).hexdigest()
+
+
+def _map(file: Path) -> Picture | None:
+    """The cached picture, mapped read-only; None when it is not there or not whole."""
+    try:
+        picture = np.load(file, mmap_mode="r", allow_pickle=False)
+        os.utime(file)  # eviction goes by the time of last use
+    except (OSError, ValueError, EOFError):
+        return None
+    whole = isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3
+    return np.asarray(picture) if whole and picture.shape[2] == 3 else None
+
+
+def _save(file: Path, picture: Picture) -> None:
+    """Written beside, then renamed: a reader sees a whole file or none. Not synced, it can always be made again."""
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".", suffix=".part", delete=False) as f:
+        try:
+            np.save(f, picture, allow_pickle=False)
+            f.flush()
+            os.replace(f.name, file)
+        except BaseException:
+            Path(f.name).unlink(missing_ok=True)
+            raise
+
+
+def _oldest_first(folder: Path) -> tuple[list[Path], int]:
+    """The folder's pictures, the one used longest ago last (so that `pop` gives it), and their bytes together."""
+    files = []
+    for entry in os.scandir(folder):
+        if entry.is_file(follow_symlinks=False) and entry.name.endswith((".npy", ".part")):
+            stat = entry.stat()
+            files.append((stat.st_mtime_ns, stat.st_size, Path(entry.path)))
+    return [path for _, _, path in sorted(files, reverse=True)], sum(size for _, size, _ in files)
+
+
+def _remove_unused(file: Path, since: int) -> int:
+    """Remove `file` unless somebody used it after `since` (ns); bytes that became free."""
+    try:
+        stat = os.stat(file)
+        if stat.st_mtime_ns >= since:
+            return 0
+        file.unlink()
+    except OSError:  # another process was quicker
+        return 0
+    return stat.st_size

@@ -1,0 +1,473 @@
+"""What all formats share: pictures checked, rows judged in bulk, records assembled, files written without overwriting.
+
+A reader parses its files into `Picture`s and `Rows`; everything that decides whether a row is kept happens here, once,
+and is counted by reason in the ledger. Shape legend: N rows (labelled objects), P pictures.
+"""
+
+from __future__ import annotations
+
+import difflib
+import gc
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tercel.core.finding import Ledger, Severity, TercelError
+from tercel.core.objects import Objects
+from tercel.core.record import Dataset, Frame, Record
+from tercel.core.schema import Schema
+from tercel.data.images import SUFFIXES, picture_header
+
+ROUNDING = 0.01  # px: text files round coordinates; what sticks out by less is cut without being counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a source is read.
+
+    Attributes:
+        pictures: look at every picture (it exists, its size is the declared one). False: trust the labels, for
+            judging files where no pictures are at hand.
+        as_written: boxes are neither cut at the picture's border nor left out for having no area. Published scores
+            count such boxes, training cannot use them.
+        max_drop: the share of rows that may be lost before reading fails.
+        classes: class names in the order of their ids, to hold the source to (a checkpoint's list, say).
+    """
+
+    pictures: bool = True
+    as_written: bool = False
+    max_drop: float = 0.2
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture as the labels declare it; `size` (H, W) or None when they do not say."""
+
+    id: str
+    path: Path
+    size: tuple[int, int] | None
+    source: str
+    group: str = ""
+
+
+@dataclass
+class Rows:
+    """N labelled objects as the files have them, before anything is judged.
+
+    Attributes:
+        picture: i64 [N], index into the pictures.
+        labels: i64 [N] class ids.
+        boxes: f64 [N,4] x1 y1 x2 y2 in px (NaN where the file has it).
+        where: "file:line" of row i.
+        ignore: bool [N].
+        area: f64 [N] annotated areas in px^2, or None.
+        lost: rows that were dropped (and counted) before they got here.
+    """
+
+    picture: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    where: Callable[[int], str]
+    ignore: NDArray[np.bool_]
+    area: NDArray[np.float64] | None = None
+    lost: int = 0
+
+    def take(self, keep: NDArray[np.bool_]) -> Rows:
+        index, where = np.flatnonzero(keep), self.where
+        return replace(
+            self,
+            picture=self.picture[keep],
+            labels=self.labels[keep],
+            boxes=self.boxes[keep],
+            where=lambda i: where(int(index[i])),
+            ignore=self.ignore[keep],
+            area=None if self.area is None else self.area[keep],
+        )
+
+
+# -- text and paths -----------------------------------------------------------------------------------------------
+
+
+def read_text(path: Path) -> str:
+    """The file as UTF-8 text (a byte-order mark is skipped).
+
+    Raises:
+        TercelError: missing, unreadable, or not UTF-8 (line named).
+    """
+    try:
+        data = path.read_bytes()
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = data.count(b"\n", 0, e.start) + 1
+        raise TercelError(f"{path}:{line}: byte {e.start} is not UTF-8", "save the file as UTF-8") from e
+    except FileNotFoundError as e:
+        raise TercelError(f"{path} does not exist", "check the path") from e
+    except OSError as e:
+        raise TercelError(f"cannot read {path}: {e.strerror or e}", "check the path and its permissions") from e
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """No garbage collection within: large label files are trees without cycles, and searching them costs half as much
+    time again as parsing them."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
+
+
+def inside(folder: Path, name: str, where: str) -> Path:
+    """`folder / name`, refused when it leaves `folder` (judged by the text of the path; links are the user's own).
+
+    Raises:
+        TercelError: an absolute path, or one that climbs out.
+    """
+    name = name.strip().replace("\\", "/")
+    if name and ".." not in name and "\0" not in name and not os.path.isabs(name):  # nearly always
+        return Path(f"{folder}/{name}")
+    path = os.path.normpath(os.path.join(folder, name))
+    root = os.path.normpath(folder)
+    if root == ".":
+        bad = os.path.isabs(path) or path.split(os.sep)[0] == ".."
+    else:
+        bad = path != root and not path.startswith(root.rstrip(os.sep) + os.sep)
+    if bad or "\0" in name:
+        raise TercelError(
+            f"{where}: the path {name!r} leaves the folder {folder}",
+            "label files may only name what lies in their folder",
+        )
+    return Path(path)
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Class names, one per line, in the order of their ids."""
+    return tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
+
+
+def pictures_by_stem(folder: Path, below: bool = False) -> dict[str, list[Path]]:
+    """Pictures in `folder` by their relative path without suffix, sorted; `below`: in its subfolders too."""
+    found: dict[str, list[Path]] = {}
+    if not folder.is_dir():
+        return found
+    for base, folders, files in os.walk(folder):
+        folders.sort()
+        prefix = os.path.relpath(base, folder)
+        prefix = "" if prefix == "." else prefix.replace(os.sep, "/") + "/"
+        for name in sorted([*files, *(f for f in folders if f.lower().endswith(SUFFIXES))]):
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in SUFFIXES:
+                found.setdefault(prefix + stem, []).append(Path(base, name))
+        if not below:
+            break
+    return found
+
+
+def unknown_split(what: str, split: str, known: Sequence[str]) -> TercelError:
+    near = difflib.get_close_matches(split, known, n=1)
+    if not known:
+        return TercelError(f"{what} has no splits, so there is no {split!r}", "leave out the part behind #")
+    hint = f"did you mean #{near[0]}? " if near else ""
+    return TercelError(f"{what} has no split {split!r}", f"{hint}it has {', '.join(known)}")
+
+
+def unknown_class(where: str, name: object, classes: Sequence[str]) -> TercelError:
+    near = difflib.get_close_matches(str(name), classes, n=1)
+    shown = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
+    return TercelError(
+        f"{where}: unknown class {name!r}",
+        (f"did you mean {near[0]!r}? " if near else "") + f"correct the label or add the class to the list ({shown})",
+    )
+
+
+# -- pictures -----------------------------------------------------------------------------------------------------
+
+
+def check_pictures(
+    pictures: Sequence[Picture], ledger: Ledger, options: Options, source: str
+) -> tuple[list[Picture], NDArray[np.int64]]:
+    """The pictures that are there, each with its true size, and the new index i64 [P] of each old one (-1 = left out).
+
+    Raises:
+        TercelError: all missing; one unreadable; a declared size that is not that of the picture, with a message of
+            its own when the two are transposed (labels drawn on the picture before its EXIF rotation).
+    """
+    kept: list[Picture] = []
+    index = np.full(len(pictures), -1, np.int64)
+    for i, p in enumerate(pictures):
+        if options.pictures:
+            if not os.path.lexists(p.path):
+                ledger.add(
+                    "pictures.missing",
+                    Severity.WARNING,
+                    "labels without their picture were left out",
+                    f"{p.source}: {p.path}",
+                )
+                continue
+            size = _true_size(p, ledger)
+        else:
+            size = p.size if p.size is not None and min(p.size) > 0 else picture_header(p.path)[0]
+        index[i] = len(kept)
+        kept.append(p if p.size == size else replace(p, size=size))
+    missing = len(pictures) - len(kept)
+    if missing and (not kept or missing > max(0.5, options.max_drop) * len(pictures)):
+        first = pictures[int(np.flatnonzero(index < 0)[0])].path
+        raise TercelError(
+            f"{source}: {missing} of {len(pictures)} labelled pictures do not exist, for example {first}",
+            "put the pictures where the labels expect them",
+        )
+    return kept, index
+
+
+def _true_size(p: Picture, ledger: Ledger) -> tuple[int, int]:
+    size, orientation = picture_header(p.path)
+    if orientation != 1:
+        ledger.add(
+            "pictures.exif_orientation",
+            Severity.INFO,
+            "pictures are stored turned or mirrored (EXIF) and are set upright on reading; check that their labels fit",
+            str(p.path),
+        )
+    if p.size is None or p.size == size:
+        return size
+    if p.size[0] <= 0 or p.size[1] <= 0:
+        ledger.add(
+            "labels.no_size",
+            Severity.INFO,
+            "labels that declare no picture size: it was taken from the picture",
+            p.source,
+        )
+        return size
+    declared, real = f"{p.size[1]}x{p.size[0]}", f"{size[1]}x{size[0]}"
+    if p.size == size[::-1]:
+        turned = " (its EXIF data turns it)" if orientation >= 5 else ""
+        raise TercelError(
+            f"{p.source}: the labels were made for {declared}, but {p.path} is {real} when upright{turned}",
+            "turn the labels, or store the pictures upright without EXIF orientation and label those",
+        )
+    raise TercelError(
+        f"{p.source}: the labels were made for a picture of {declared} (width x height), but {p.path} is {real}",
+        "pair the labels with the pictures they were drawn on, or correct the size",
+    )
+
+
+# -- rows ---------------------------------------------------------------------------------------------------------
+
+
+def assemble(
+    pictures: Sequence[Picture], rows: Rows, schema: Schema, ledger: Ledger, options: Options, source: str
+) -> Dataset:
+    """Judge the rows, cut boxes at the picture, group by picture.
+
+    Raises:
+        TercelError: more than `max_drop` of all rows lost, an id that occurs twice.
+    """
+    rows = rows.take(rows.picture >= 0)  # those of missing pictures, which check_pictures has counted
+    total = len(rows.labels) + rows.lost
+    sizes = np.array([p.size for p in pictures], np.float64).reshape(-1, 2)
+    rows = _judge(rows, sizes, ledger, options)
+    lost = total - len(rows.labels)
+    if total and lost > options.max_drop * total:
+        reasons = "; ".join(
+            f"{f.message} ({f.count}x, {f.evidence[0]})" for f in ledger.findings() if f.check in LOSSES
+        )
+        raise TercelError(
+            f"{source}: {lost} of {total} labels cannot be used ({100 * lost / total:.0f} %): {reasons}",
+            f"correct them, or allow it with max_drop={min(1.0, lost / total + 0.01):.2f}",
+        )
+    for p in _repeated(pictures):
+        raise TercelError(f"{p.source}: the picture {p.id!r} occurs twice in {source}", "list every picture once")
+    records = _records(pictures, rows)
+    for r in records:
+        if not len(r.objects):
+            ledger.add("data.negatives", Severity.INFO, "pictures without any object", r.source)
+    return Dataset(schema, tuple(records), ledger.findings(), source)
+
+
+LOSSES = {
+    "labels.not_finite",
+    "labels.negative_extent",
+    "labels.zero_area",
+    "labels.outside",
+    "labels.fields",
+    "labels.orphan",
+}
+
+
+def _judge(rows: Rows, sizes: NDArray[np.float64], ledger: Ledger, options: Options) -> Rows:
+    """The rows that can be used, boxes cut at the picture; all others counted by reason."""
+
+    def leave(check: str, message: str, bad: Any) -> None:
+        nonlocal rows
+        if bad.any():
+            for i in np.flatnonzero(bad).tolist():
+                ledger.add(check, Severity.WARNING, message, rows.where(i))
+            rows = rows.take(~bad)
+
+    leave("labels.not_finite", "boxes with NaN or infinite coordinates were left out", ~np.isfinite(rows.boxes).all(1))
+    wh = rows.boxes[:, 2:] - rows.boxes[:, :2]
+    leave(
+        "labels.negative_extent", "boxes whose right or bottom lies before left or top were left out", (wh < 0).any(1)
+    )
+    if options.as_written:
+        return rows
+    flat = (rows.boxes[:, 2:].astype(np.float32) <= rows.boxes[:, :2].astype(np.float32)).any(1)
+    leave("labels.zero_area", "boxes without area were left out", flat)
+    high = sizes[rows.picture][:, [1, 0, 1, 0]]
+    cut = np.clip(rows.boxes, 0, high)
+    empty = (cut[:, 2:].astype(np.float32) <= cut[:, :2].astype(np.float32)).any(1)
+    leave("labels.outside", "boxes outside their picture were left out", empty)
+    cut = cut[~empty]
+    for i in np.flatnonzero((np.abs(cut - rows.boxes) > ROUNDING).any(1)).tolist():
+        ledger.add(
+            "labels.clipped",
+            Severity.WARNING,
+            "boxes that reach beyond their picture were cut at its border",
+            rows.where(i),
+        )
+    rows.boxes = cut
+    return rows
+
+
+def _repeated(pictures: Sequence[Picture]) -> Iterable[Picture]:
+    seen: set[str] = set()
+    for p in pictures:
+        if p.id in seen:
+            yield p
+        seen.add(p.id)
+
+
+def _records(pictures: Sequence[Picture], rows: Rows) -> list[Record]:
+    columns: dict[str, NDArray[Any]] = {
+        "labels": rows.labels.astype(np.int64, copy=False),
+        "boxes": rows.boxes.astype(np.float32),
+        "ignore": rows.ignore.astype(np.bool_, copy=False),
+    }
+    if rows.area is not None:
+        columns["area"] = rows.area.astype(np.float32)
+    parts = group(columns, rows.picture, [p.size or (1, 1) for p in pictures])
+    return [
+        Record(p.id, (Frame(p.path),), o.size, o, group=p.group, source=p.source)
+        for p, o in zip(pictures, parts, strict=True)
+    ]
+
+
+def group(
+    columns: dict[str, NDArray[Any]], owner: NDArray[np.int64], sizes: Sequence[tuple[int, int]]
+) -> list[Objects]:
+    """One Objects per owner from checked columns [N,...] in any order; rows keep their order within an owner."""
+    order = np.argsort(owner, kind="stable")
+    edges = np.searchsorted(owner[order], np.arange(len(sizes) + 1)).tolist()
+    for name, column in columns.items():
+        columns[name] = column[order]
+        columns[name].setflags(write=False)
+    return [
+        Objects._trusted((int(size[0]), int(size[1])), {n: c[edges[i] : edges[i + 1]] for n, c in columns.items()})
+        for i, size in enumerate(sizes)
+    ]
+
+
+# -- writing ------------------------------------------------------------------------------------------------------
+
+
+def still_picture(record: Record) -> Path:
+    """The one picture of a record.
+
+    Raises:
+        TercelError: a clip or a video frame (picture formats hold stills only), or an id that is no file name.
+    """
+    if len(record.frames) != 1 or record.frames[0].index >= 0:
+        raise TercelError(
+            f"record {record.id!r} is a clip of {len(record.frames)} frames", "this format holds still pictures only"
+        )
+    return record.frames[0].path
+
+
+def file_stem(record: Record) -> str:
+    """The record's id as a relative path without suffix.
+
+    Raises:
+        TercelError: an id that would lie outside the folder, or that a file system cannot hold.
+    """
+    inside(Path("x"), record.id, f"record {record.id!r}")
+    if (
+        not record.id
+        or record.id != record.id.strip()
+        or record.id.endswith("/")
+        or any(ord(c) < 32 for c in record.id)
+    ):
+        raise TercelError(f"record id {record.id!r} cannot be a file name", "rename the picture")
+    return record.id
+
+
+def refuse_existing(paths: Iterable[Path]) -> None:
+    """
+    Raises:
+        TercelError: one of the files exists already: nothing is ever overwritten or doubled.
+    """
+    there = [p for p in paths if os.path.lexists(p)]
+    if there:
+        raise TercelError(
+            f"{there[0]} exists already ({len(there)} such files)", "write into a new folder or under a new split"
+        )
+
+
+def refuse_missing(records: Iterable[Record]) -> None:
+    """
+    Raises:
+        TercelError: a picture to be written along does not exist; said before anything is written.
+    """
+    for r in records:
+        if not r.frames[0].path.is_file():
+            raise TercelError(
+                f"the picture {r.frames[0].path} of {r.id!r} does not exist", "a data set is written with its pictures"
+            )
+
+
+def place_picture(source: Path, target: Path) -> None:
+    """`target` as a hard link to `source`, or a copy where links are not possible; never over an existing file.
+
+    Raises:
+        TercelError: the picture does not exist, the target does, or the disk is full.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        real = source.resolve(strict=True)
+        try:
+            os.link(real, target)
+        except FileExistsError:
+            raise
+        except OSError:  # another disk, or a file system without hard links
+            part = target.with_name(f".{target.name}.part")
+            try:
+                shutil.copyfile(real, part)
+                os.replace(part, target)
+            finally:
+                part.unlink(missing_ok=True)
+    except FileExistsError as e:
+        raise TercelError(f"{target} exists already", "write into a new folder or under a new split") from e
+    except FileNotFoundError as e:
+        raise TercelError(f"the picture {source} does not exist", "a data set is converted with its pictures") from e
+    except OSError as e:
+        raise TercelError(
+            f"cannot copy {source} to {target}: {e.strerror or e}", "free some space or choose another folder"
+        ) from e
+
+
+def same_classes(path: Path, classes: Sequence[str]) -> None:
+    """
+    Raises:
+        TercelError: `path` exists and lists other classes: one folder, one class list.
+    """
+    if path.exists() and read_classes(path) != tuple(classes):
+        raise TercelError(f"{path} lists other classes than the data being written", "write into a new folder")

@@ -1,0 +1,210 @@
+"""Sources: `[format:]path[#split]`, for example `voc:data/BCCD#trainval`, `coco:val.json`, `yolo:data.yaml#val`.
+
+Without a format it is recognised from what lies there. Whoever cannot be understood is told what was looked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tercel.core.finding import Finding, Severity, TercelError
+from tercel.core.objects import labels_count
+from tercel.core.record import Dataset
+from tercel.data.formats import FORMATS, Format
+from tercel.data.formats.common import Options
+
+
+@dataclass(frozen=True)
+class Source:
+    """A parsed source; `format` and `split` are None when the text does not say."""
+
+    path: Path
+    format: str | None = None
+    split: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.format + ':' if self.format else ''}{self.path}{'#' + self.split if self.split else ''}"
+
+
+def parse(text: str) -> Source:
+    """`[format:]path[#split]` taken apart; a file whose name really holds a # or a : is found all the same.
+
+    Raises:
+        TercelError: empty, or a format that does not exist.
+    """
+    format_, rest = None, text.strip()
+    head, colon, tail = rest.partition(":")
+    if colon and not os.path.exists(rest):
+        if head in FORMATS:
+            format_, rest = head, tail
+        elif re.fullmatch(r"\w{2,12}", head) and not os.path.exists(head):
+            near = difflib.get_close_matches(head, FORMATS, n=1)
+            raise TercelError(
+                f"{text!r}: there is no format {head!r}",
+                (f"did you mean {near[0]}? " if near else "") + f"formats are {', '.join(FORMATS)}",
+            )
+    path, split = rest, None
+    if "#" in rest and not os.path.exists(rest):
+        path, _, split = rest.rpartition("#")
+    if not path:
+        raise TercelError(
+            f"{text!r} names no path", "a source is [format:]path[#split], for example voc:data/BCCD#train"
+        )
+    return Source(Path(path).expanduser(), format_, split or None)
+
+
+def read(
+    text: str,
+    *,
+    pictures: bool = True,
+    as_written: bool = False,
+    max_drop: float = 0.2,
+    classes: Sequence[str] | None = None,
+) -> Dataset:
+    """The data set behind a source, with the findings made while reading it.
+
+    Args:
+        text: `[format:]path[#split]`.
+        pictures: look at every picture; False to judge label files without them.
+        as_written: keep boxes that reach beyond the picture or have no area (published scores count them).
+        max_drop: the share of labels that may be lost before reading fails.
+        classes: hold the source to these class names, in this order.
+
+    Raises:
+        TercelError: nothing there, not recognised, ambiguous, an unknown split, or bad data (file and line named).
+    """
+    source = parse(text)
+    names = None if classes is None else tuple(classes)
+    options = Options(pictures=pictures, as_written=as_written, max_drop=max_drop, classes=names)
+    return _format_of(source).read(source.path, source.split, options)
+
+
+def splits(text: str) -> list[str]:
+    """Names of the splits of a source (whatever split the text itself names)."""
+    source = parse(text)
+    return _format_of(source).splits(source.path)
+
+
+def write(dataset: Dataset, out: Path | str, format: str, *, split: str = "train", pictures: bool = True) -> list[Path]:
+    """Write a data set; pictures are hard-linked where possible, else copied.
+
+    Raises:
+        TercelError: an unknown format, or a file that exists already (then nothing was written).
+    """
+    return _named(format).write(dataset, Path(out), split=split, pictures=pictures)
+
+
+def convert(
+    source: str, out: Path | str, to: str, *, split: str | None = None, max_drop: float = 0.2
+) -> tuple[Finding, ...]:
+    """Read a source, write it as another format, read that back and compare the counts.
+
+    Returns:
+        The findings of reading, and `convert.counts` with what went in and came out.
+
+    Raises:
+        TercelError: as `read` and `write`, or what was read back is not what was written.
+    """
+    target = _named(to)
+    parsed, out = parse(source), Path(out)
+    dataset = read(source, max_drop=max_drop)
+    split = split or parsed.split or "train"
+    target.write(dataset, out, split=split)
+    single = out.is_file()
+    back = target.read(out, None if single else split, Options(classes=dataset.schema.classes))
+    kept = [r.objects if target.HOLDS_IGNORE else r.objects[~r.objects.ignore] for r in dataset.records]
+    counted = len(dataset.schema.classes)
+    before, after = labels_count(kept, counted), labels_count((r.objects for r in back.records), counted)
+    objects_in, objects_out = sum(map(len, kept)), sum(len(r.objects) for r in back.records)
+    if len(back) != len(dataset) or objects_in != objects_out or (before != after).any():
+        raise TercelError(
+            f"{out} does not read back as it was written: {len(dataset)} pictures and {objects_in} objects went in, "
+            f"{len(back)} and {objects_out} came out",
+            "do not use it; please report this with the source",
+        )
+    findings = list(dataset.findings)
+    ignored = sum(len(r.objects) for r in dataset.records) - objects_in
+    if ignored:
+        message = f"ignored objects were left out: {to} has no place for them"
+        findings.append(Finding("convert.ignored", Severity.WARNING, message, ignored))
+    message = f"{len(back)} pictures and {objects_out} objects went in and came out as {to}"
+    return (*findings, Finding("convert.counts", Severity.INFO, message, objects_out, (str(out),)))
+
+
+# -- recognition --------------------------------------------------------------------------------------------------
+
+
+def _named(name: str) -> Format:
+    if name not in FORMATS:
+        near = difflib.get_close_matches(name, FORMATS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise TercelError(f"there is no format {name!r}", f"{hint}formats are {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def _format_of(source: Source) -> Format:
+    if not source.path.exists():
+        raise TercelError(f"{source.path} does not exist", _nearest(source) or "check the path")
+    if source.format is not None:
+        named = FORMATS[source.format]
+        if not named.matches(source.path):
+            raise TercelError(
+                f"{source.path} is no {source.format} source: looked for {named.LOOKS_LIKE}", _nearest(source)
+            )
+        return named
+    found = [f for f in FORMATS.values() if f.matches(source.path)]
+    if not found:
+        looked = "; ".join(f"{f.NAME}: {f.LOOKS_LIKE}" for f in FORMATS.values())
+        raise TercelError(f"{source.path} holds no data set that Tercel knows. Looked for {looked}", _nearest(source))
+    if len(found) > 1:
+        names = [f.NAME for f in found]
+        raise TercelError(
+            f"{source.path} may be {' or '.join(names)}", f"say which one, for example {names[0]}:{source.path}"
+        )
+    return found[0]
+
+
+def _nearest(source: Source) -> str:
+    """ "did you mean ...?" with the nearest folders or files that would do."""
+    wanted = [FORMATS[source.format]] if source.format else list(FORMATS.values())
+    good = []
+    for path in _around(source.path):
+        format_ = next((f for f in wanted if f.matches(path)), None)
+        if format_ is not None:
+            good.append(f"{format_.NAME}:{path}")
+        if len(good) == 3:
+            break
+    return f"did you mean {' or '.join(good)}?" if good else ""
+
+
+def _around(path: Path) -> Iterator[Path]:
+    """What lies near a path that is no source: below it (two levels, a few hundred at most), then above."""
+    start = path
+    while not start.exists() and start != start.parent:
+        start = start.parent
+    count = 0
+    level = [start] if start.is_dir() else []
+    for _ in range(2):
+        below = []
+        for folder in level:
+            try:
+                entries = sorted(folder.iterdir())
+            except OSError:
+                continue
+            for entry in entries:
+                if entry.is_dir() or entry.suffix in {".json", ".yaml", ".yml"}:
+                    count += 1
+                    if count > 300:
+                        return
+                    yield entry
+                    if entry.is_dir():
+                        below.append(entry)
+        level = below
+    for parent in [start, *start.parents][: 3 if start != path else 4]:
+        if parent != path and parent != Path(parent.anchor):
+            yield parent

@@ -1,0 +1,265 @@
+"""Dense anchor-free boxes on several maps: per prior C class logits and four distances as distributions over bins.
+
+Shape legend: B pictures, A priors (all maps, finest first, row by row), C classes, 4 sides (left, top, right, bottom),
+K bins, M truths of the batch, P positive (picture, prior) pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tercel.config import BoxHead, Evaluate, TaskAligned
+from tercel.config import Model as ModelConfig
+from tercel.core.objects import Objects
+from tercel.models.assign import Assignment, Priors, Truths, assign, starved
+from tercel.models.layers import Conv, init_weights
+from tercel.models.losses import CLASS_LOSSES, box_loss, dfl
+from tercel.models.suppress import suppress
+
+# Distances start at -1 stride, so that a prior just outside a tiny box can still describe it.
+FIRST_BIN = -1.0
+# Logit of a perfect "no" or "yes" in `ideal`: the probability differs from 0 or 1 by 2e-9, the loss by as much.
+SURE = 20.0
+
+
+class DenseRaw(NamedTuple):
+    """What the network returns, in training and evaluation alike."""
+
+    logits: Tensor  # [B,A,C]
+    sides: Tensor  # [B,A,4,K]
+    priors: Priors  # points [A,2] px, strides [A]
+    size: tuple[int, int]  # network input (H, W)
+
+
+class BoxTargets(NamedTuple):
+    """Truth on the network canvas; lists of any length, nothing padded or cut."""
+
+    truths: Truths
+    ignore_image: Tensor  # i64 [I]
+    ignore_boxes: Tensor  # f32 [I,4]
+    batch: int
+
+    def to(self, device: torch.device) -> BoxTargets:
+        truths = Truths(*(t.to(device) for t in self.truths))
+        return BoxTargets(truths, self.ignore_image.to(device), self.ignore_boxes.to(device), self.batch)
+
+
+class Loss(NamedTuple):
+    """Sums, and what to divide them by once every part of an update is known (accumulation, several devices).
+
+    Attributes:
+        sums: name -> scalar, gain included; the value per unit is sums[name] / weight.
+        weight: scalar without gradient, 0 when there is nothing to find; divide by at least 1.
+        facts: counts worth logging, not part of the loss.
+    """
+
+    sums: dict[str, Tensor]
+    weight: Tensor
+    facts: dict[str, float]
+
+    @property
+    def total(self) -> Tensor:
+        return torch.stack(list(self.sums.values())).sum()
+
+
+class BoxNet(nn.Module):
+    """The trainable part: two towers of 3x3 convolutions per map, then 1x1 predictions."""
+
+    def __init__(self, config: BoxHead, classes: int, width: int, strides: Sequence[int], model: ModelConfig) -> None:
+        super().__init__()
+        self.classes, self.bins, self.strides = classes, config.bins, tuple(strides)
+
+        def tower() -> nn.Sequential:
+            widths = [width] + [config.width] * config.depth
+            return nn.Sequential(*[Conv(a, b, norm=model.norm) for a, b in zip(widths, widths[1:], strict=False)])
+
+        last = config.width if config.depth else width
+        self.class_towers = nn.ModuleList(tower() for _ in strides)
+        self.side_towers = nn.ModuleList(tower() for _ in strides)
+        self.class_out = nn.ModuleList(nn.Conv2d(last, classes, 1) for _ in strides)
+        self.side_out = nn.ModuleList(nn.Conv2d(last, 4 * config.bins, 1) for _ in strides)
+        init_weights(self.class_towers)
+        init_weights(self.side_towers)
+        for conv in (*self.class_out, *self.side_out):
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        for conv in self.class_out:  # every class channel starts at the prior
+            nn.init.constant_(conv.bias, -math.log((1 - config.prior) / config.prior))  # type: ignore[arg-type]
+
+    def forward(self, maps: list[Tensor], size: tuple[int, int]) -> DenseRaw:
+        logits, sides = [], []
+        for i, x in enumerate(maps):
+            c = self.class_out[i](self.class_towers[i](x))
+            s = self.side_out[i](self.side_towers[i](x))
+            logits.append(c.permute(0, 2, 3, 1).flatten(1, 2))
+            sides.append(s.permute(0, 2, 3, 1).flatten(1, 2).unflatten(2, (4, self.bins)))
+        shapes = [(m.shape[-2], m.shape[-1]) for m in maps]
+        priors = make_priors(shapes, self.strides, maps[0].device)
+        return DenseRaw(torch.cat(logits, 1).float(), torch.cat(sides, 1).float(), priors, size)
+
+
+def make_priors(shapes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device) -> Priors:
+    """Cell centres of all maps in px of the network input, and their strides."""
+    points, steps = [], []
+    for (h, w), s in zip(shapes, strides, strict=True):
+        y = (torch.arange(h, device=device, dtype=torch.float32) + 0.5) * s
+        x = (torch.arange(w, device=device, dtype=torch.float32) + 0.5) * s
+        yy, xx = torch.meshgrid(y, x, indexing="ij")
+        points.append(torch.stack([xx, yy], -1).reshape(-1, 2))
+        steps.append(torch.full((h * w,), float(s), device=device))
+    return Priors(torch.cat(points), torch.cat(steps))
+
+
+class DenseBoxes:
+    """encode, loss, decode, ideal of the dense box head; `net` builds its forward."""
+
+    def __init__(self, config: BoxHead, classes: int, strides: tuple[int, ...]) -> None:
+        self.config, self.classes, self.strides = config, classes, strides
+
+    def net(self, width: int, model: ModelConfig) -> BoxNet:
+        return BoxNet(self.config, self.classes, width, self.strides, model)
+
+    # -- truth ------------------------------------------------------------------------------------------------------
+
+    def encode(self, objects: Sequence[Objects]) -> BoxTargets:
+        """Truth of a batch as flat arrays. Ignored objects become regions without a class target."""
+        image = np.concatenate([np.full(len(o), i) for i, o in enumerate(objects)]) if objects else np.zeros(0)
+        labels = np.concatenate([o.labels for o in objects]) if objects else np.zeros(0)
+        boxes = np.concatenate([o.boxes for o in objects]) if objects else np.zeros((0, 4))
+        ignore = np.concatenate([o.ignore for o in objects]) if objects else np.zeros(0, bool)
+        if len(labels) and labels.max() >= self.classes:
+            raise ValueError(f"label {labels.max()} in a head of {self.classes} classes")
+
+        def tensor(x: np.ndarray, dtype: torch.dtype) -> Tensor:
+            return torch.as_tensor(np.ascontiguousarray(x), dtype=dtype)
+
+        truths = Truths(
+            tensor(image[~ignore], torch.int64), tensor(labels[~ignore], torch.int64), tensor(boxes[~ignore], torch.float32)
+        )
+        return BoxTargets(
+            truths, tensor(image[ignore], torch.int64), tensor(boxes[ignore], torch.float32), len(objects)
+        )
+
+    # -- boxes and bins ---------------------------------------------------------------------------------------------
+
+    def boxes(self, raw: DenseRaw) -> Tensor:
+        """Expected boxes [B,A,4] px, x1 y1 x2 y2: point -/+ stride * sum_k p_k (FIRST_BIN + k)."""
+        bins = torch.arange(self.config.bins, device=raw.sides.device, dtype=torch.float32) + FIRST_BIN
+        distance = (raw.sides.softmax(-1) @ bins) * raw.priors.strides[:, None]
+        return torch.cat([raw.priors.points - distance[..., :2], raw.priors.points + distance[..., 2:]], -1)
+
+    def bin_targets(self, boxes: Tensor, points: Tensor, strides: Tensor) -> Tensor:
+        """Distances [P,4] in bin units, clamped to the range that the bins can express."""
+        distance = torch.cat([points - boxes[:, :2], boxes[:, 2:] - points], 1) / strides[:, None]
+        return (distance - FIRST_BIN).clamp(0, self.config.bins - 1 - 1e-3)
+
+    # -- loss -------------------------------------------------------------------------------------------------------
+
+    def loss(self, raw: DenseRaw, targets: BoxTargets) -> Loss:
+        """Sums of the class, box and distribution losses over the assigned pairs.
+
+        Task-aligned pairs weigh as much as their quality (TOOD), SimOTA's weigh 1 (YOLOX). The sum of these weights
+        is the normaliser of all three, so easy negatives and empty pictures change neither the scale nor the sign.
+        """
+        c = self.config
+        boxes = self.boxes(raw)
+        a = assign(c.assigner, raw.logits.detach().sigmoid(), boxes.detach(), raw.priors, targets.truths)
+        quality = torch.zeros_like(raw.logits)
+        quality[a.image, a.prior, targets.truths.labels[a.truth]] = a.quality
+        per_prior = CLASS_LOSSES[c.class_loss](raw.logits, quality).sum(-1)  # [B,A]
+        per_prior = per_prior * self._counted(boxes.detach(), raw.priors, a, targets)
+        share = a.quality if isinstance(c.assigner, TaskAligned) else torch.ones_like(a.quality)
+        predicted, wanted = boxes[a.image, a.prior], targets.truths.boxes[a.truth]
+        box = box_loss(c.box_loss, predicted, wanted) * share
+        bins = self.bin_targets(wanted, raw.priors.points[a.prior], raw.priors.strides[a.prior])
+        sides = dfl(raw.sides[a.image, a.prior], bins).mean(-1) * share
+        sums = {
+            "class": c.class_gain * per_prior.sum(),
+            "box": c.box_gain * box.sum(),
+            "dfl": c.dfl_gain * sides.sum(),
+        }
+        facts = {
+            "truths": float(len(targets.truths.labels)),
+            "positives": float(len(a.prior)),
+            "starved": float(starved(a, targets.truths)),
+        }
+        return Loss(sums, share.sum(), facts)
+
+    def _counted(self, boxes: Tensor, priors: Priors, a: Assignment, targets: BoxTargets) -> Tensor:
+        """f32 [B,A]: 0 for priors that see an ignored region (centre or most of the predicted box in it), else 1."""
+        counted = torch.ones(boxes.shape[:2], device=boxes.device)
+        for i, region in zip(targets.ignore_image.tolist(), targets.ignore_boxes, strict=True):
+            inside = ((priors.points >= region[:2]) & (priors.points <= region[2:])).all(-1)
+            low, high = torch.maximum(boxes[i, :, :2], region[:2]), torch.minimum(boxes[i, :, 2:], region[2:])
+            common = (high - low).clamp(min=0).prod(-1)
+            area = (boxes[i, :, 2:] - boxes[i, :, :2]).clamp(min=1e-6).prod(-1)
+            counted[i][inside | (common >= 0.5 * area)] = 0
+        counted[a.image, a.prior] = 1  # a truth inside a crowd region still counts
+        return counted
+
+    # -- answers ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def decode(self, raw: DenseRaw, settings: Evaluate) -> tuple[list[Objects], list[bool]]:
+        """Detections on the network canvas per picture, best first, and whether a cap was reached."""
+        scores, boxes = raw.logits.sigmoid(), self.boxes(raw)
+        h, w = raw.size
+        boxes = boxes.clamp(min=0).minimum(torch.tensor([w, h, w, h], device=boxes.device, dtype=boxes.dtype))
+        found, capped = [], []
+        for s, b in zip(scores, boxes, strict=True):
+            prior, label = torch.nonzero(s > settings.score_floor, as_tuple=True)
+            score, box = s[prior, label], b[prior]
+            solid = (box[:, 2:] > box[:, :2]).all(-1)
+            score, box, label = score[solid], box[solid], label[solid]
+            keep, cap = suppress(
+                box, score, label,
+                iou=settings.suppress_iou, class_agnostic=settings.class_agnostic,
+                max_detections=settings.max_detections, max_candidates=settings.max_candidates,
+            )
+            found.append(
+                Objects(
+                    raw.size, label[keep].cpu().numpy(), box[keep].cpu().numpy(), scores=score[keep].cpu().numpy()
+                )
+            )
+            capped.append(cap)
+        return found, capped
+
+    @torch.no_grad()
+    def ideal(self, targets: BoxTargets, size: tuple[int, int]) -> DenseRaw:
+        """The perfect output: each truth on a free prior that can express it, everything else a sure no without extent.
+
+        Priors inside the truth come first, then those near its centre, as the assigners see it. A truth that no free
+        prior can express is left out; the encode ceiling then shows it.
+        """
+        shapes = [(size[0] // s, size[1] // s) for s in self.strides]
+        priors = make_priors(shapes, self.strides, torch.device("cpu"))
+        n = len(priors.strides)
+        logits = torch.full((targets.batch, n, self.classes), -SURE)
+        sides = torch.zeros((targets.batch, n, 4, self.config.bins))
+        sides[..., 0] = 2 * SURE  # distance -1 on all sides: no extent, no overlap with anything
+        taken = torch.zeros((targets.batch, n), dtype=torch.bool)
+        area = (targets.truths.boxes[:, 2:] - targets.truths.boxes[:, :2]).prod(-1)
+        for m in area.argsort().tolist():  # small ones first: they have the fewest priors to choose from
+            i, label, box = int(targets.truths.image[m]), int(targets.truths.labels[m]), targets.truths.boxes[m]
+            distance = torch.cat([priors.points - box[:2], box[2:] - priors.points], 1) / priors.strides[:, None]
+            bins = distance - FIRST_BIN
+            fits = (bins >= 0).all(-1) & (bins <= self.config.bins - 1).all(-1) & ~taken[i]
+            if not fits.any():
+                continue
+            offset = ((priors.points - (box[:2] + box[2:]) / 2) / priors.strides[:, None]).norm(dim=-1)
+            offset = offset + 1e3 * (distance < 0).any(-1)
+            p = int(torch.where(fits, offset, torch.inf).argmin())
+            taken[i, p] = True
+            logits[i, p, label] = SURE
+            low = bins[p].floor().clamp(max=self.config.bins - 2).long()
+            share = bins[p] - low
+            sides[i, p] = -2 * SURE
+            sides[i, p].scatter_(1, low[:, None], (1 - share).clamp(min=1e-9).log()[:, None])
+            sides[i, p].scatter_(1, low[:, None] + 1, share.clamp(min=1e-9).log()[:, None])
+        return DenseRaw(logits, sides, priors, size)

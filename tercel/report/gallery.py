@@ -1,0 +1,204 @@
+"""The worst mistakes, drawn on the pictures: confident false positives and objects that were missed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tercel.core.finding import Finding, Ledger, Severity, TercelError
+from tercel.core.objects import Objects
+from tercel.core.record import Dataset
+from tercel.metrics.match import Mistake
+from tercel.report.draw import Picture, contact_sheet, crop, draw
+from tercel.report.judge import HIT, IGNORED, Judged
+
+CROP = 288  # px, side of a gallery picture
+CONTEXT = 2.2  # a crop shows this many times the longer side of the object
+LEAST = 40.0  # px of the original that a crop shows at least: a speck without surroundings says nothing
+PER_PICTURE = 3  # so that one bad picture cannot fill the wall
+
+
+@dataclass(frozen=True, eq=False)
+class Exhibit:
+    """One gallery picture with its caption.
+
+    Attributes:
+        picture: u8 RGB [CROP,CROP,3].
+        id: picture id.
+        name: class name.
+        score: of the false positive; of the detection that came closest for a miss, NaN when there is none.
+        kind: what went wrong, in words.
+        size: (width, height) of the object in px of the original picture.
+    """
+
+    picture: Picture
+    id: str
+    name: str
+    score: float
+    kind: str
+    size: tuple[float, float]
+
+
+class Gallery:
+    """Draws mistakes; what cannot be shown (pictures gone or changed since) is counted in `findings`.
+
+    Args:
+        data: the pictures' truth.
+        preds: one per record of `data`, in its order.
+        judged: the verdicts on them.
+        read: loads a picture file as RGB u8 (tercel.data.images.read_image).
+    """
+
+    def __init__(
+        self, data: Dataset, preds: Sequence[Objects], judged: Judged, read: Callable[[Path], Picture]
+    ) -> None:
+        self.data, self.preds, self.judged, self.read = data, preds, judged, read
+        self._ledger = Ledger()
+        self._pictures: dict[int, Picture | None] = {}
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return self._ledger.findings()
+
+    def false_positives(self, count: int = 12) -> list[Exhibit]:
+        """The false positives with the highest scores."""
+        j = self.judged
+        wrong = np.flatnonzero((j.kind != HIT) & (j.kind != IGNORED))
+        order = wrong[np.argsort(-j.score[wrong], kind="stable")]
+        return self._collect(order, j.pred_picture, j.pred_row, count, self._false_positive)
+
+    def misses(self, thresholds: NDArray[np.float64], count: int = 12) -> list[Exhibit]:
+        """Missed objects: the largest of each class and of each third of the sizes in turn, large ones first.
+
+        Args:
+            thresholds: f64 [C], the score from which a detection of a class counts; NaN = none does.
+        """
+        j = self.judged
+        missed = np.flatnonzero(~j.found(thresholds))
+        edges = np.quantile(j.truth_size, [1 / 3, 2 / 3]) if len(j.truth_size) else np.zeros(2)
+        third = np.digitize(j.truth_size, edges)
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i in missed[np.argsort(-j.truth_size[missed], kind="stable")]:
+            groups.setdefault((-int(third[i]), int(j.truth_label[i])), []).append(int(i))
+        turns = [rows for _, rows in sorted(groups.items())]
+        order = [rows[k] for k in range(max(map(len, turns), default=0)) for rows in turns if k < len(rows)]
+        return self._collect(np.array(order, np.int64), j.truth_picture, j.truth_row, count, self._miss)
+
+    def _collect(
+        self,
+        order: NDArray[np.int64],
+        picture_of: NDArray[np.int64],
+        row_of: NDArray[np.int64],
+        count: int,
+        show: Callable[[int, int, Picture], Exhibit],
+    ) -> list[Exhibit]:
+        out: list[Exhibit] = []
+        for i in _at_most(order, picture_of, PER_PICTURE):
+            if len(out) >= count:
+                break
+            image = self._picture(int(picture_of[i]))
+            if image is not None:
+                out.append(show(int(picture_of[i]), int(row_of[i]), image))
+        return out
+
+    def _picture(self, p: int) -> Picture | None:
+        """The pixels of record p, or None (with a finding) when they cannot be had any more."""
+        if p in self._pictures:
+            return self._pictures[p]
+        record, frame = self.data.records[p], self.data.records[p].frames[0]
+        self._pictures[p] = None
+        if frame.index >= 0:
+            self._ledger.add("report.video", Severity.INFO, "frames of videos are not shown in the gallery", str(frame))
+            return None
+        try:
+            image = self.read(frame.path)
+        except TercelError as e:
+            message = "pictures cannot be read any more, so their mistakes are not shown"
+            self._ledger.add("report.picture", Severity.WARNING, message, e.message)
+            return None
+        if image.shape[:2] != record.size:
+            where = f"{frame}: {image.shape[0]}x{image.shape[1]}, was {record.size[0]}x{record.size[1]}"
+            message = "pictures have another size than when they were judged, so their mistakes are not shown"
+            self._ledger.add("report.picture_size", Severity.WARNING, message, where)
+            return None
+        self._pictures[p] = image
+        return image
+
+    def _false_positive(self, p: int, row: int, image: Picture) -> Exhibit:
+        record, pred, v, classes = self.data.records[p], self.preds[p], self.judged.verdicts[p], self._classes
+        about, overlap = int(v.about[row]), f"IoU {v.iou[row]:.2f}"
+        other = classes[int(record.objects.labels[about])] if about >= 0 else ""
+        text = {
+            Mistake.DUPLICATE: f"duplicate ({overlap}): the object was found already",
+            Mistake.LOCALISATION: f"badly placed: {overlap} < {self.judged.iou:g}",
+            Mistake.CLASS: f"confused with {other} ({overlap})",
+            Mistake.BOTH: f"confused with {other} and badly placed ({overlap})",
+            Mistake.BACKGROUND: "background",
+        }[Mistake(str(v.kind[row]))]
+        score = 1.0 if pred.scores is None else float(pred.scores[row])
+        subject = np.arange(len(pred)) == row
+        picture = self._scene(image, p, pred.boxes[row], subject, pred[subject])
+        return Exhibit(picture, record.id, classes[int(pred.labels[row])], score, text, _extent(pred.boxes[row]))
+
+    def _miss(self, p: int, row: int, image: Picture) -> Exhibit:
+        record, pred, v, classes = self.data.records[p], self.preds[p], self.judged.verdicts[p], self._classes
+        truth = record.objects
+        scores = np.ones(len(pred)) if pred.scores is None else pred.scores
+        near = np.flatnonzero(v.about == row)
+        best = int(near[np.argmax(scores[near])]) if len(near) else -1
+        score = float(scores[best]) if best >= 0 else float("nan")
+        if v.hit_by[row] >= 0:
+            text, score = "found, but below the threshold", float(scores[v.hit_by[row]])
+        elif best < 0:
+            text = "nothing detected there"
+        elif v.kind[best] in (Mistake.CLASS, Mistake.BOTH):
+            text = f"taken for {classes[int(pred.labels[best])]} (IoU {v.iou[best]:.2f})"
+        else:
+            text = f"badly placed: IoU {v.iou[best]:.2f} < {self.judged.iou:g}"
+        picture = self._scene(image, p, truth.boxes[row], np.zeros(len(pred), np.bool_), truth[[row]])
+        return Exhibit(picture, record.id, classes[int(truth.labels[row])], score, text, _extent(truth.boxes[row]))
+
+    @property
+    def _classes(self) -> tuple[str, ...]:
+        return self.data.schema.classes
+
+    def _scene(
+        self, image: Picture, p: int, box: NDArray[np.float32], subject: NDArray[np.bool_], one: Objects
+    ) -> Picture:
+        """The crop around `box`: truth dashed, the mistake bold, other confident predictions thin."""
+        truth, pred = self.data.records[p].objects, self.preds[p]
+        side = max(LEAST, CONTEXT * float(max(box[2:] - box[:2])))
+        x, y = (box[:2] + box[2:]) / 2
+        scores = np.ones(len(pred)) if pred.scores is None else pred.scores
+        context = pred[(scores >= 0.3) & ~subject]
+        window = (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
+        view, (t, others, main) = crop(image, [truth, context, one], window, (CROP, CROP))
+        view = draw(view, others.replace(scores=None), self.data.schema, truth=t, labels=False, width=1)
+        if one.scores is None and not subject.any():  # truth is dashed white everywhere; the one in question is bold
+            return draw(view, main[:0], self.data.schema, truth=main, labels=False, width=5)
+        return draw(view, main, self.data.schema, labels=False, width=3, min_score=0.0)
+
+
+def thumbnails(exhibits: Sequence[Exhibit], columns: int = 4) -> Picture:
+    """The gallery as one picture, for places without HTML."""
+    return contact_sheet([e.picture for e in exhibits], columns, [f"{e.name} · {e.kind}" for e in exhibits])
+
+
+def _extent(box: NDArray[np.float32]) -> tuple[float, float]:
+    return float(box[2] - box[0]), float(box[3] - box[1])
+
+
+def _at_most(order: NDArray[np.int64], picture: NDArray[np.int64], n: int) -> list[int]:
+    """The rows in order, the first n of each picture before all others."""
+    seen: dict[int, int] = {}
+    first: list[int] = []
+    later: list[int] = []
+    for i in order:
+        p = int(picture[i])
+        seen[p] = seen.get(p, 0) + 1
+        (first if seen[p] <= n else later).append(int(i))
+    return first + later

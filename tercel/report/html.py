@@ -1,0 +1,481 @@
+"""report.html: everything there is to know about a run on one page that works offline, in print, by day and by night.
+
+The page loads nothing: pictures are data URIs, plots inline SVG, and its content policy forbids every connection and
+every script but our own. All text from outside (file names, class names, messages) is escaped by Jinja2.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tercel.config import Recipe, flat, load
+from tercel.core.files import read_json, write_atomic
+from tercel.core.finding import Finding, Score, Severity, TercelError
+from tercel.core.record import Dataset
+from tercel.report import plots
+from tercel.report.draw import Picture, class_color
+from tercel.report.gallery import Exhibit, Gallery
+from tercel.report.reading import IOU, View, fixed, read_run, score_of, thresholds_of, to_finding
+
+TEMPLATES = Path(__file__).parent / "templates"
+SAMPLE_BYTES = 2_400_000  # of JPEG in "watch it learn": the page stays below 5 MB
+SAMPLE_WIDTH = 1000  # px
+_HARDWARE = {"cpu": "CPU", "gpu": "GPU"}
+_MEANING = {
+    "AP": "mean over IoU .50 to .95",
+    "AP50": "at IoU .50",
+    "AP75": "at IoU .75",
+    "AP_small": "objects below 32² px",
+    "AP_medium": "objects of 32² to 96² px",
+    "AP_large": "objects above 96² px",
+}
+
+
+def write_report(run: Path, data: Dataset | None = None) -> Path:
+    """Write report.html into the run folder; unfinished, interrupted and failed runs get one as well.
+
+    Args:
+        data: the validation truth; by default it is read again from the source that the run names. What is missing
+            now (labels, pictures) is said in the report.
+
+    Raises:
+        TercelError: not a run folder, or the file cannot be written.
+    """
+    view = read_run(run, data)
+    path = run / "report.html"
+    write_atomic(path, render(view))
+    return path
+
+
+def render(view: View) -> str:
+    """The page as text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"fixed": fixed, "count": count, "pixels": pixels, "when": when, "plain": plain}
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    content = _content(view)
+    for group in content["plots"].values():
+        for p in group:
+            p["svg"] = Markup(p["svg"])  # drawn by plots.py, where matplotlib escapes all text
+    return environment.get_template("report.html").render(
+        **content,
+        css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        digest=digest,
+    )
+
+
+def _content(view: View) -> dict[str, Any]:
+    """Everything the template shows, as plain values."""
+    curves, walls, notes = _detections(view)
+    samples, sample_notes = _samples(view)
+    findings = view.findings + [f for f in (*notes, *sample_notes) if f not in view.findings]
+    rank = list(Severity)
+    findings.sort(key=lambda f: rank.index(f.severity))
+    return {
+        "view": view,
+        "info": view.info,
+        "title": f"{view.name} · Tercel",
+        "state": _state(view),
+        "tiles": [_tile(s, view) for s in view.headline],
+        "operating": _operating(view),
+        "basis": _basis(view),
+        "loud": [f for f in findings if f.severity is not Severity.INFO],
+        "quiet": [f for f in findings if f.severity is Severity.INFO],
+        "changed": view.changed,
+        "previous": _previous(view),
+        "table": _table(view),
+        "sizes": [r for r in view.report.get("sizes") or () if isinstance(r, Mapping)],
+        "scores": [s.to_json() | {"words": _where(s)} for s in view.scores],
+        "rule": view.report.get("rule") or {},
+        "plots": {
+            "detections": [_plot(p) for p in curves],
+            "training": [
+                _plot(p)
+                for p in (
+                    *plots.score_plots(view.evals, _logged(view)),
+                    *plots.loss_plots(view.steps),
+                    *plots.schedule_plots(view.steps),
+                )
+            ],
+        },
+        "samples": samples,
+        "walls": walls,
+        "data": _data(view),
+        "conditions": _conditions(view),
+        "recipe": _recipe(view),
+    }
+
+
+# -- headline -----------------------------------------------------------------------------------------------------
+
+
+def _state(view: View) -> dict[str, str]:
+    words = {
+        "finished": "finished",
+        "running": "still running: everything below is provisional",
+        "interrupted": "interrupted before its end: everything below is provisional",
+        "failed": "failed: what it left behind is below",
+    }
+    done, planned = view.epochs
+    epochs = f"{done} of {planned} epochs" if planned and view.steps else ""
+    return {"name": view.status, "words": words.get(view.status, view.status), "epochs": epochs}
+
+
+def _tile(s: Score, view: View) -> dict[str, Any]:
+    known = not math.isnan(s.low)
+    return {
+        "name": s.name,
+        "meaning": _MEANING.get(s.name, f"recall, {s.name[2:]} detections" if s.name[:2] == "AR" else ""),
+        "value": s.value,
+        "low": s.low,
+        "high": s.high,
+        "n": s.n,
+        "last": view.last.get(s.name),
+        "known": known,
+        "left": f"{100 * s.low:.2f}" if known else "0",
+        "width": f"{100 * (s.high - s.low):.2f}" if known else "0",
+        "at": f"{100 * s.value:.2f}" if not math.isnan(s.value) else None,
+    }
+
+
+def _operating(view: View) -> dict[str, Any] | None:
+    """Precision, recall and F1 of all classes together, where they were computed."""
+    found = {s.name: s for s in view.scores if s.name in ("precision", "recall", "F1") and "class" not in s.where}
+    if len(found) < 3 or math.isnan(found["F1"].value):
+        return None
+    return {"scores": list(found.values()), "where": found["F1"].where}
+
+
+def _basis(view: View) -> str:
+    """One sentence: which checkpoint, chosen how, judged on what."""
+    val = view.info.get("val") or {}
+    stats = val.get("statistics") or {}
+    on = f"{count(stats['records'])} pictures with {count(stats['objects'])} objects" if "objects" in stats else ""
+    if not view.scores:
+        return "There are no scores yet."
+    if not view.metrics.get("scores"):
+        last = view.evals[-1]
+        on = f" on {on}" if on else ""
+        which = f"the last evaluation during training (epoch {last.get('epoch')})"
+        return f"Scores of {which}{on}; there is no final judgement."
+    which = view.metrics.get("checkpoint", "last")
+    judged = view.metrics.get("data") or val.get("source") or "validation data"
+    how = str(view.info.get("selection") or "").strip().rstrip(".")
+    chosen = f" How it was chosen: {how}." if how else ""
+    return f"Scores of checkpoint “{which}”, judged on {judged}{': ' + on if on else ''}.{chosen}"
+
+
+def _previous(view: View) -> dict[str, Any] | None:
+    """The last run before this one in the same folder that was judged on the same data, and what differs."""
+    started, fingerprint = str(view.info.get("started") or ""), (view.info.get("val") or {}).get("fingerprint")
+    best: tuple[str, View] | None = None
+    for file in view.path.resolve().parent.glob("*/run.json") if started and fingerprint else ():
+        try:
+            info = read_json(file)
+            then = str(info.get("started") or "")
+            same = (info.get("val") or {}).get("fingerprint") == fingerprint and info.get("status") == "finished"
+            if same and then < started and (best is None or then > best[0]):
+                best = then, read_run(file.parent, pictures=False)
+        except (TercelError, AttributeError):
+            continue
+    if best is None:
+        return None
+    other = best[1]
+    try:
+        before, now = (flat(load(Recipe, v.info["recipe"])) for v in (other, view))
+    except (TercelError, KeyError):
+        return None
+    keys = [k for k in dict.fromkeys([*before, *now]) if k != "name" and before.get(k) != now.get(k)]
+    rows = [(k, before.get(k), now.get(k)) for k in keys]
+    pairs = [(s, other.overall(s.name)) for s in view.headline]
+    train = [(v.info.get("train") or {}).get("fingerprint") for v in (other, view)]
+    return {
+        "name": other.name,
+        "rows": rows,
+        "same_train": train[0] == train[1],
+        "scores": [(s.name, o.value, s.value, s.value - o.value) for s, o in pairs if o is not None],
+    }
+
+
+# -- scores and detections ----------------------------------------------------------------------------------------
+
+
+def _table(view: View) -> list[dict[str, Any]]:
+    """One row per class, with the interval of its AP and a swatch."""
+    spread = {s.where.get("class"): s for s in view.scores if s.name == "AP" and set(s.where) == {"class"}}
+    rows = []
+    for r in view.report.get("table") or ():
+        s, name = spread.get(r["class"]), str(r["class"])
+        label = view.schema.classes.index(name) if name in view.schema.classes else -1
+        low, high = (s.low, s.high) if s else (math.nan, math.nan)
+        rows.append({**r, "low": low, "high": high, "swatch": _swatch(label)})
+    return rows
+
+
+def _swatch(label: int) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*class_color(label)) if label >= 0 else "transparent"
+
+
+def _where(s: Score) -> str:
+    return ", ".join(f"{k} {plain(v)}" for k, v in s.where.items()) or "over all"
+
+
+def _logged(view: View) -> list[str]:
+    names = [s["name"] for s in (view.evals[-1].get("scores") or []) if not s.get("where")] if view.evals else []
+    return [n for n in ("AP", "AP50", "AP75", "OKS_AP", "MR-2", "JI", "F1") if n in names][:2]
+
+
+def _detections(view: View) -> tuple[list[plots.Plot], list[dict[str, Any]], tuple[Finding, ...]]:
+    """Plots about detections, and the two galleries."""
+    rows = {r["class"]: r for r in view.report.get("table") or ()}
+    curves = []
+    for c in view.report.get("curves") or ():
+        row, name = rows.get(c["class"], {}), c["class"]
+        at = (score_of(row.get("recall")), score_of(row.get("precision")))
+        marked = score_of(row.get("iou")) == c["iou"] and not math.isnan(sum(at))
+        label = view.schema.classes.index(name) if name in view.schema.classes else -1
+        x, y = (np.array([score_of(v) for v in c[k]], dtype=np.float64) for k in ("recall", "precision"))
+        curves.append(plots.Curve("mean" if name is None else str(name), label, c["iou"], x, y, at if marked else None))
+    total = sum(int(r.get("GT") or 0) for r in rows.values())
+    out = plots.pr_plots(curves, f"n = {count(total)} objects")
+    task = view.info["recipe"].get("task", "boxes")
+    if view.judged is None or view.data is None or task != "boxes":
+        return out, [], ()
+    judged, preds = view.judged
+    limits, chosen = thresholds_of(view)
+    out += plots.score_histogram(judged) + plots.size_histogram(judged, limits)
+
+    from tercel.data.images import read_image
+
+    gallery = Gallery(view.data, preds, judged, read_image)
+    wrong, missed = gallery.false_positives(), gallery.misses(limits)
+    lost = int((~judged.found(limits)).sum())
+    walls = [
+        {
+            "title": "Most confident false positives",
+            "note": f"By score; at most three per picture first; judged at IoU {IOU:g}.",
+            "empty": "No false positive to show.",
+            "items": [_exhibit(e) for e in wrong],
+        },
+        {
+            "title": "Missed objects",
+            "note": f"{count(lost)} of {count(len(judged.truth_size))} objects were missed at {chosen} and IoU "
+            f"{IOU:g}; shown in turn by size and class, large ones first.",
+            "empty": "No missed object to show.",
+            "items": [_exhibit(e) for e in missed],
+        },
+    ]
+    return out, walls, gallery.findings
+
+
+def _exhibit(e: Exhibit) -> dict[str, Any]:
+    return {
+        "src": data_uri(e.picture),
+        "id": e.id,
+        "name": e.name,
+        "score": e.score,
+        "kind": e.kind,
+        "size": f"{e.size[0]:.0f} × {e.size[1]:.0f} px",
+    }
+
+
+def _plot(p: plots.Plot) -> dict[str, Any]:
+    return {"title": p.title, "note": p.note, "svg": p.svg}
+
+
+# -- pictures -----------------------------------------------------------------------------------------------------
+
+
+def data_uri(picture: Picture, quality: int = 82) -> str:
+    """A JPEG inside a link."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=quality, optimize=True)
+    return _uri(buffer.getvalue())
+
+
+def _uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+def _samples(view: View) -> tuple[dict[str, Any], tuple[Finding, ...]]:
+    """The fixed samples by picture and epoch: {"epochs": [...], "pictures": [{"name", "frames": [uri or None]}]}."""
+    epochs = list(view.samples)
+    names = list(dict.fromkeys(n for files in view.samples.values() for n in files))[:6]
+    if not epochs or not names:
+        return {"epochs": [], "pictures": [], "total": 0}, ()
+    first, bad = _thumbnail(view.samples[epochs[-1]].get(names[0])), []
+    room = max(2, SAMPLE_BYTES // max(1, len(first or b"") or 60_000) // len(names))
+    chosen = [
+        epochs[i] for i in np.unique(np.linspace(0, len(epochs) - 1, min(room, 14, len(epochs))).round().astype(int))
+    ]
+    pictures = []
+    used = 0
+    for name in names:
+        frames: list[str | None] = []
+        for epoch in chosen:
+            file = view.samples[epoch].get(name)
+            jpeg = _thumbnail(file)
+            if file is not None and jpeg is None:
+                bad.append(str(file))
+            used += len(jpeg or b"")
+            frames.append(_uri(jpeg) if jpeg is not None and used <= 1.3 * SAMPLE_BYTES else None)
+        if any(frames):
+            pictures.append({"name": name.partition("_")[2] or name, "frames": frames})
+    message = "drawn samples cannot be read and are left out"
+    notes = [Finding("report.sample", Severity.INFO, message, len(bad), tuple(bad[:5]))] if bad else []
+    return {"epochs": chosen, "pictures": pictures, "total": len(epochs)}, tuple(notes)
+
+
+def _thumbnail(file: Path | None) -> bytes | None:
+    """The picture as a small JPEG, or None when it cannot be read."""
+    from PIL import Image
+
+    if file is None:
+        return None
+    try:
+        with Image.open(file) as picture:
+            small = picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError):
+        return None
+    small.thumbnail((SAMPLE_WIDTH, 4 * SAMPLE_WIDTH))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=74, optimize=True)
+    return buffer.getvalue()
+
+
+# -- data and conditions ------------------------------------------------------------------------------------------
+
+
+def _data(view: View) -> dict[str, Any]:
+    sides: list[dict[str, Any]] = []
+    for key, title in (("train", "Training"), ("val", "Validation")):
+        side = view.info.get(key) or {}
+        stats = side.get("statistics") or {}
+        sides.append(
+            {
+                "title": title,
+                "source": side.get("source") or "–",
+                "fingerprint": side.get("fingerprint") or "–",
+                "statistics": stats,
+                "findings": [to_finding(f) for f in side.get("findings") or ()],
+            }
+        )
+    names = list(view.schema.classes)
+    for side in sides:
+        names += [c for c in side["statistics"].get("per_class") or {} if c not in names]
+    rows = [
+        (c, _swatch(i if i < len(view.schema.classes) else -1), *(_per_class(s, c) for s in sides))
+        for i, c in enumerate(names)
+    ]
+    prints = [s["fingerprint"] for s in sides]
+    return {"sides": sides, "classes": rows, "same": prints[0] == prints[1] != "–"}
+
+
+def _per_class(side: Mapping[str, Any], name: str) -> Any:
+    return (side["statistics"].get("per_class") or {}).get(name)
+
+
+def _conditions(view: View) -> list[tuple[str, str]]:
+    """(what, value) rows: machine, versions, git, time."""
+    info = view.info
+    git = info.get("git")
+    state = (
+        f"{git.get('commit', '?')}{' with uncommitted changes' if git.get('changed') else ''}" if git else "not in git"
+    )
+    seconds = score_of(info.get("seconds"))
+    rows = [
+        ("Command", str(info.get("command") or "–")),
+        ("Started", when(info.get("started"))),
+        ("Finished", when(info.get("finished"))),
+        ("Training time", duration(seconds)),
+        ("Parameters", count(info.get("parameters"))),
+        ("Code", state),
+        ("Tercel", str(info.get("tercel") or "–")),
+    ]
+    machine = info.get("machine")
+    for k, v in (machine if isinstance(machine, Mapping) else {"machine": machine or "–"}).items():
+        rows.append((_HARDWARE.get(str(k), str(k).replace("_", " ").capitalize()), plain(v)))
+    rows.append(("Packages", ", ".join(f"{k} {v}" for k, v in (info.get("packages") or {}).items()) or "–"))
+    return rows
+
+
+def _recipe(view: View) -> list[tuple[str, str]]:
+    try:
+        return [(k, plain(v)) for k, v in flat(load(Recipe, view.info["recipe"])).items()]
+    except (KeyError, TercelError):
+        return [(str(k), plain(v)) for k, v in (view.info.get("recipe") or {}).items()]
+
+
+# -- words --------------------------------------------------------------------------------------------------------
+
+
+def count(value: Any) -> str:
+    """12 345 with thin spaces; a dash where there is none."""
+    v = score_of(value)
+    return "–" if math.isnan(v) else f"{v:,.0f}".replace(",", "\u202f")
+
+
+def pixels(value: Any) -> str:
+    v = score_of(value)
+    return "–" if math.isnan(v) else f"{v:.1f}" if v < 10 else f"{v:.0f}"
+
+
+def when(value: Any) -> str:
+    """A time as people write it."""
+    try:
+        return datetime.fromisoformat(str(value)).strftime("%-d %B %Y, %H:%M %Z").strip()
+    except ValueError:
+        return "–"
+
+
+def duration(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "–"
+    minutes, hours = divmod(round(seconds), 60), divmod(round(seconds / 60), 60)
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{minutes[0]} min {minutes[1]:02d} s"
+        if seconds < 5400
+        else (f"{hours[0]} h {hours[1]:02d} min")
+    )
+
+
+def plain(value: Any) -> str:
+    """A setting as one writes it on the command line."""
+    if value is None:
+        return "–"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {plain(v)}" for k, v in value.items())
+    if isinstance(value, str):
+        return value or "(empty)"
+    if isinstance(value, Iterable):
+        return ", ".join(plain(v) for v in _items(value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _items(value: Iterable[Any]) -> Sequence[Any]:
+    return list(value)

@@ -1,0 +1,296 @@
+"""What a run folder holds, read for people: whatever is missing becomes a sentence, never a crash.
+
+A run that is still going, was interrupted or failed has no metrics yet; pictures and labels may have been moved since.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tercel.config import Recipe, flat, load
+from tercel.core.files import read_json
+from tercel.core.finding import Finding, Score, Severity, TercelError
+from tercel.core.objects import Objects
+from tercel.core.record import Dataset
+from tercel.core.schema import Schema
+from tercel.engine.run import Run
+from tercel.report.judge import Judged, judge_all
+
+IOU = 0.5  # at which single detections are called right or wrong in pictures and histograms
+MAIN = ("AP", "AP50", "AP75", "OKS_AP", "MR-2", "JI")  # headline scores, as far as there are any, then the widest AR
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A run folder as far as it could be read.
+
+    Attributes:
+        info: run.json. steps, evals: lines of log.jsonl. metrics: metrics.json or {}. notes: what could not be read.
+        preds: detections by record id, or None. data: the validation truth, or None.
+        samples: epoch -> file name -> picture file.
+    """
+
+    path: Path
+    info: Mapping[str, Any]
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    evals: list[dict[str, Any]] = field(default_factory=list)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    preds: Mapping[str, Objects] | None = None
+    data: Dataset | None = None
+    samples: Mapping[int, Mapping[str, Path]] = field(default_factory=dict)
+    notes: tuple[Finding, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def status(self) -> str:
+        return str(self.info.get("status") or "unknown")
+
+    @property
+    def epochs(self) -> tuple[int, int]:
+        """Epochs done and planned (0 = unknown). Steps count epochs from 0, evaluations count those that are done."""
+        planned = score_of(((self.info.get("recipe") or {}).get("train") or {}).get("epochs"))
+        known = [int(s.get("epoch") or 0) for s in (*self.steps[-1:], *self.evals[-1:])]
+        planned = 0 if math.isnan(planned) else int(planned)
+        return (planned if self.status == "finished" else max(known, default=0)), planned
+
+    @cached_property
+    def schema(self) -> Schema:
+        return Schema.from_json(dict(self.info.get("schema") or {"classes": []}))
+
+    @cached_property
+    def scores(self) -> list[Score]:
+        """Those of metrics.json; before there are any, those of the last evaluation in the log."""
+        given = self.metrics.get("scores")
+        if not given and self.evals:
+            given = self.evals[-1].get("scores")
+        return [Score.from_json(s) for s in given or ()]
+
+    @cached_property
+    def last(self) -> dict[str, float]:
+        """Overall scores of the last weights by name, when another checkpoint was chosen and scores differently."""
+        scores = [Score.from_json(s) for s in self.metrics.get("last") or ()]
+        last = {s.name: s.value for s in scores if not s.where}
+        chosen = {s.name: s.value for s in self.scores if not s.where}
+        return last if self.metrics.get("checkpoint") != "last" and json.dumps(last) != json.dumps(chosen) else {}
+
+    def overall(self, name: str) -> Score | None:
+        return next((s for s in self.scores if s.name == name and not s.where), None)
+
+    @property
+    def headline(self) -> list[Score]:
+        overall = [s for s in self.scores if not s.where]
+        recalls = [s for s in overall if s.name.startswith("AR") and s.name[2:].isdigit()]
+        recalls.sort(key=lambda s: -int(s.name[2:]))
+        return ([s for n in MAIN for s in overall if s.name == n] + recalls[:1] or overall)[:5]
+
+    @property
+    def report(self) -> Mapping[str, Any]:
+        return self.metrics.get("report") or {}
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """Of the run, of the data, of the evaluation, and our own notes; the gravest first, each once."""
+        parts: list[tuple[str, Any]] = [
+            ("", self.info.get("findings")),
+            ("training data: ", (self.info.get("train") or {}).get("findings")),
+            ("validation data: ", (self.info.get("val") or {}).get("findings")),
+            ("", self.metrics.get("findings")),
+            ("", self.report.get("findings")),
+        ]
+        out: dict[tuple[str, str], Finding] = {}
+        for prefix, given in parts:
+            for f in given or ():
+                found = to_finding(f, prefix)
+                out.setdefault((found.check, found.message), found)
+        for note in self.notes:
+            out.setdefault((note.check, note.message), note)
+        rank = list(Severity)
+        return sorted(out.values(), key=lambda f: rank.index(f.severity))
+
+    @cached_property
+    def judged(self) -> tuple[Judged, list[Objects]] | None:
+        """Verdicts on all validation pictures, with the detections in the order of the records."""
+        if self.data is None or self.preds is None:
+            return None
+        preds = [self.preds.get(r.id, Objects.empty(r.size)) for r in self.data.records]
+        return judge_all([r.id for r in self.data.records], [r.objects for r in self.data.records], preds, IOU), preds
+
+    @cached_property
+    def changed(self) -> list[tuple[str, Any, Any]]:
+        """Settings that differ from their defaults: (key, default, value)."""
+        try:
+            recipe = load(Recipe, self.info["recipe"])
+        except (KeyError, TercelError):
+            return []
+        default, given = flat(Recipe(name=recipe.name, task=recipe.task)), flat(recipe)
+        return [(k, default.get(k), v) for k, v in given.items() if default.get(k) != v]
+
+
+def to_finding(d: Mapping[str, Any], prefix: str = "") -> Finding:
+    return Finding(
+        str(d.get("check", "")),
+        Severity(d.get("severity", "info")),
+        prefix + str(d.get("message", "")),
+        int(d.get("count", 1)),
+        tuple(map(str, d.get("evidence") or ())),
+    )
+
+
+def read_run(path: Path, data: Dataset | None = None, pictures: bool = True) -> View:
+    """Read a run folder.
+
+    Args:
+        data: the validation truth; by default it is read again from the source that run.json names.
+        pictures: also read predictions and truth (False: numbers only, which is quick).
+
+    Raises:
+        TercelError: there is no run.json, or it is not JSON.
+    """
+    run = Run.open(path)
+    info = run.info
+    notes: list[Finding] = []
+    lines = _try(run.read_log, notes, "the log cannot be read", [])
+    metrics: Any = {}
+    if run.metrics_path.exists():
+        metrics = _try(lambda: read_json(run.metrics_path), notes, "the metrics cannot be read", {})
+    preds = None
+    if pictures and run.preds_path.exists():
+        preds = _try(lambda: read_predictions(run.preds_path), notes, "the predictions cannot be read", None)
+    if pictures and preds is not None and data is None:
+        data = _truth(info, notes)
+    if preds is not None and data is not None:
+        data = _comparable(data, preds, info, notes)
+    return View(
+        path,
+        info,
+        [x for x in lines if x.get("kind") == "step"],
+        [x for x in lines if x.get("kind") == "eval"],
+        metrics if isinstance(metrics, dict) else {},
+        preds,
+        data,
+        _samples(path / "samples"),
+        tuple(notes),
+    )
+
+
+def read_predictions(path: Path) -> dict[str, Objects]:
+    """Detections by record id from preds.jsonl.
+
+    Raises:
+        TercelError: not a prediction file of Tercel, or a broken line (named).
+    """
+    out: dict[str, Objects] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            if number == 1:
+                if row.get("format") != "tercel-predictions":
+                    raise TercelError(f"{path}:1: not a prediction file of Tercel")
+            else:
+                out[str(row["id"])] = Objects.from_json(row)
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            raise TercelError(f"{path}:{number}: {e}", "predict again") from e
+    return out
+
+
+def score_of(value: Any) -> float:
+    """A number out of JSON, null and text as NaN."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
+
+
+def fixed(value: Any, digits: int = 3) -> str:
+    """A number for people; a dash where there is none."""
+    v = score_of(value)
+    return "–" if math.isnan(v) else f"{v:.{digits}f}"
+
+
+def _try(call: Any, notes: list[Finding], what: str, default: Any) -> Any:
+    try:
+        return call()
+    except TercelError as e:
+        notes.append(Finding("report.unreadable", Severity.WARNING, f"{what}: {e.message}"))
+        return default
+
+
+def _truth(info: Mapping[str, Any], notes: list[Finding]) -> Dataset | None:
+    """The validation labels, read again; without looking at the pictures when those are gone."""
+    source = str((info.get("val") or {}).get("source") or "")
+    if not source:
+        return None
+    from tercel.data.source import read
+
+    failed: list[Finding] = []
+    data: Dataset | None = _try(lambda: read(source), failed, "the validation data cannot be read any more", None)
+    if data is None:
+        notes += failed
+        data = _try(lambda: read(source, pictures=False), [], "", None)
+    return data
+
+
+def _comparable(
+    data: Dataset, preds: Mapping[str, Objects], info: Mapping[str, Any], notes: list[Finding]
+) -> Dataset | None:
+    """The truth if it is still that of the run, as far as names, sizes and counts can tell."""
+
+    def note(message: str, count: int, where: list[str]) -> None:
+        notes.append(Finding("report.truth", Severity.WARNING, message, count, tuple(where[:5])))
+
+    classes = (info.get("schema") or {}).get("classes")
+    if classes and list(data.schema.classes) != list(classes):
+        note("the validation labels have other classes now: no gallery", 1, [])
+        return None
+    extra = [i for i in preds if i not in {r.id for r in data.records}]
+    lacking = [r.id for r in data.records if r.id not in preds]
+    other = [r.id for r in data.records if r.id in preds and preds[r.id].size != r.size]
+    if extra:
+        note("predictions are for pictures that the validation data no longer has", len(extra), extra)
+    if lacking:
+        note("pictures of the validation data have no predictions: left out below", len(lacking), lacking)
+    if other:
+        note("pictures have another size than their predictions: left out below", len(other), other)
+    then = ((info.get("val") or {}).get("statistics") or {}).get("objects")
+    now = data.statistics()["objects"]
+    if then is not None and then != now:
+        note(f"the validation labels have changed: {then} objects then, {now} now", 1, [])
+    kept = set(preds) - set(other)
+    rest = [r.id for r in data.records if r.id in kept]
+    return data.subset(rest) if rest else None
+
+
+def _samples(folder: Path) -> dict[int, dict[str, Path]]:
+    """samples/<epoch>/<n>_<id>.jpg by epoch and file name."""
+    out: dict[int, dict[str, Path]] = {}
+    for part in sorted(folder.glob("*")) if folder.is_dir() else ():
+        if part.is_dir() and part.name.isdigit():
+            files = {f.stem: f for f in sorted(part.glob("*.jpg"), key=lambda f: _leading(f.name))}
+            if files:
+                out[int(part.name)] = files
+    return dict(sorted(out.items()))
+
+
+def _leading(name: str) -> tuple[int, str]:
+    head = name.partition("_")[0]
+    return (int(head) if head.isdigit() else 1 << 30), name
+
+
+def thresholds_of(view: View) -> tuple[NDArray[np.float64], str]:
+    """Score threshold per class f64 [C] and how it was chosen."""
+    rows = {str(r.get("class")): r for r in view.report.get("table") or ()}
+    given = np.array([score_of(rows.get(c, {}).get("threshold")) for c in view.schema.classes], dtype=np.float64)
+    if np.isfinite(given).any():
+        return given, "the score threshold with the best F1 of each class"
+    shown = score_of(((view.info.get("recipe") or {}).get("evaluate") or {}).get("show_score"))
+    shown = 0.3 if math.isnan(shown) else shown
+    return np.full(len(view.schema.classes), shown), f"score ≥ {shown:g}"

@@ -1,0 +1,35 @@
+"""Pictures to files: atomic, and named so that no id can leave the folder."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tercel.core.files import write_atomic
+from tercel.core.finding import TercelError
+
+
+def safe_name(id: str) -> str:
+    """A file name (without suffix) made of an id: letters, digits, dot, dash and underscore, at most 80 characters."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(id).stem if "/" not in id else id).strip("._")
+    return name[-80:] or "picture"
+
+
+def save_picture(path: Path, image: NDArray[np.uint8], quality: int = 88) -> None:
+    """RGB u8 [H,W,3] as JPEG or PNG, by the suffix.
+
+    Raises:
+        TercelError: another suffix, or a folder that cannot be written.
+    """
+    from PIL import Image
+
+    kinds = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+    if path.suffix.lower() not in kinds:
+        raise TercelError(f"{path}: pictures are written as .jpg or .png", "change the suffix")
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kinds[path.suffix.lower()], quality=quality)
+    write_atomic(path, buffer.getvalue())

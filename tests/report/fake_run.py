@@ -1,0 +1,212 @@
+"""A plausible run folder without training: drawn scenes, their truth, and predictions with every kind of error.
+
+Core types only, seeded. `python tests/report/fake_run.py FOLDER` writes one to look at.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from tercel.config import Recipe, dump, override
+from tercel.core.files import write_json
+from tercel.core.finding import Finding, Score, Severity
+from tercel.core.geometry import box_iou
+from tercel.core.objects import Objects
+from tercel.core.record import Dataset, Frame, Record
+from tercel.core.schema import Schema
+from tercel.report.draw import draw_sample
+
+CLASSES = ("disc", "ring", "speck")
+SIZE = (240, 320)
+
+
+def scene(rng: np.random.Generator, classes: int) -> tuple[np.ndarray, Objects]:
+    """One picture with its truth; discs are large, rings middling, specks a few pixels."""
+    h, w = SIZE
+    image = cv2.GaussianBlur(rng.normal(150, 40, (h, w, 3)), (0, 0), 6)
+    image += np.array([28, 10, -6]) + np.linspace(-25, 25, w)[None, :, None]
+    labels, boxes, ignore = [], [], []
+    for _ in range(rng.integers(3, 14)):
+        c = int(rng.choice(min(3, classes), p=[0.25, 0.3, 0.45] if classes > 2 else None))
+        r = float(rng.uniform(*((18, 34), (9, 18), (2.5, 6))[c]))
+        x, y = rng.uniform(r, w - r), rng.uniform(r, h - r)
+        box = [x - r, y - r, x + r, y + r]
+        if boxes and box_iou(np.array([box]), np.array(boxes)).max() > 0.2:
+            continue
+        color = ((96, 60, 110), (40, 95, 120), (70, 40, 30))[c]
+        centre = (round((x - 0.5) * 16), round((y - 0.5) * 16))
+        cv2.circle(image, centre, round((r - 2 * (c == 1)) * 16), color, 4 if c == 1 else -1, cv2.LINE_AA, 4)
+        labels.append(c)
+        boxes.append(box)
+        ignore.append(bool(rng.random() < 0.04))
+    image = np.clip(image + rng.normal(0, 5, image.shape), 0, 255).astype(np.uint8)
+    return image, Objects(SIZE, labels, boxes or np.zeros((0, 4)), ignore=ignore)
+
+
+def noisy(rng: np.random.Generator, truth: Objects, skill: float) -> Objects:
+    """Predictions of a detector of some skill (0..1): misses, jitter, duplicates, confusions, background."""
+    labels, boxes, scores = [], [], []
+    for label, box in zip(truth.labels.tolist(), truth.boxes, strict=True):
+        size = box[2] - box[0]
+        if rng.random() > skill * min(1, 0.55 + size / 40):
+            continue
+        jitter = rng.normal(0, 0.05 + 0.12 * (1 - skill), 4) * size
+        score = float(np.clip(rng.beta(2 + 7 * skill, 2), 0.02, 0.999))
+        labels.append(label if rng.random() < 0.9 + 0.09 * skill or label == 0 else label - 1)
+        boxes.append(_ordered(box + jitter))
+        scores.append(score)
+        if rng.random() < 0.05:
+            labels.append(label)
+            boxes.append(_ordered(box + rng.normal(0, 0.1, 4) * size))
+            scores.append(score * 0.7)
+    for _ in range(rng.poisson(2.5)):
+        x, y, r = rng.uniform(0, SIZE[1]), rng.uniform(0, SIZE[0]), rng.uniform(3, 20)
+        labels.append(int(rng.integers(0, int(truth.labels.max(initial=0)) + 1)))
+        boxes.append(np.array([x - r, y - r, x + r, y + r]))
+        scores.append(float(rng.beta(1, 6 + 4 * skill)))
+    return Objects(SIZE, labels, np.array(boxes).reshape(-1, 4), scores=np.array(scores, np.float32))
+
+
+def _ordered(box: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])])
+
+
+def fake_run(
+    folder: Path,
+    *,
+    pictures: int = 40,
+    epochs: int = 30,
+    classes: tuple[str, ...] = CLASSES,
+    status: str = "finished",
+    seed: int = 0,
+    prefix: str = "scene",
+    detections: bool = True,
+    metrics: dict[str, Any] | None = None,
+) -> tuple[Path, Dataset]:
+    """Write pictures and a run; returns the run folder and the validation data.
+
+    Args:
+        metrics: content of metrics.json; None = that of tercel.metrics on the predictions.
+    """
+    rng = np.random.default_rng(seed)
+    run = folder / "runs" / "fake"
+    images = folder / "pictures"
+    images.mkdir(parents=True)
+    schema = Schema(classes)
+    records, preds = [], []
+    pixels = {}
+    for i in range(pictures):
+        image, truth = scene(rng, len(classes))
+        name = f"{prefix}-{i:03d}"
+        path = images / f"{name.replace('/', '_')}.png"
+        cv2.imwrite(str(path), image[..., ::-1])
+        records.append(Record(name, (Frame(path),), SIZE, truth, source=f"{path}:1"))
+        preds.append(noisy(rng, truth, 0.9) if detections else noisy(rng, truth, 0.9)[:0])
+        pixels[name] = image
+    data = Dataset(schema, tuple(records), source=str(images))
+    recipe = override(Recipe(name="boxes"), [f"train.epochs={epochs}", "train.lr=0.004", "augment.mosaic=0.3"])
+    run.mkdir(parents=True)
+    steps = _log(run, rng, epochs, status)
+    for epoch in range(5, epochs + 1, 5):
+        for k, r in enumerate(records[:3]):
+            drawn = draw_sample(pixels[r.id], r.objects, noisy(rng, r.objects, min(0.95, epoch / epochs)), schema)
+            path = run / "samples" / f"{epoch:05d}" / f"{k}_scene-{k:03d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    lines = [{"format": "tercel-predictions", "version": 1, "task": "boxes", "classes": list(classes)}]
+    lines += [{"id": r.id, **p.to_json()} for r, p in zip(records, preds, strict=True)]
+    (run / "preds.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    findings = [
+        Finding("labels.zero_area", Severity.WARNING, "boxes without area were left out", 2, ("a.xml:12", "b.xml:9")),
+        Finding("labels.outside", Severity.INFO, "boxes reach beyond the picture and were cut at its border", 7),
+    ]
+    side = {
+        "source": str(images),
+        "fingerprint": "5c0ffee5c0ffee5c0ffee5c0ffee5c0f",
+        "statistics": data.statistics(),
+        "findings": [f.to_json() for f in findings],
+    }
+    write_json(
+        run / "run.json",
+        {
+            "tercel": "0.1.0",
+            "recipe": dump(recipe),
+            "schema": schema.to_json(),
+            "train": side,
+            "val": {**side, "findings": []},
+            "git": {"commit": "9e05a08b7cbb2d4c1a", "changed": True},
+            "packages": {"torch": "2.15.0", "numpy": "2.3.0"},
+            "machine": {"cpu": "2 cores", "device": "cpu", "memory_gb": 8},
+            "started": "2025-11-20T10:00:00+00:00",
+            "finished": "2025-11-20T10:03:12+00:00" if status == "finished" else None,
+            "status": status,
+            "seconds": 192.4,
+            "parameters": 2_913_455,
+            "command": "tercel train boxes --train pictures --val pictures",
+            "findings": [
+                Finding(
+                    "caps.detections", Severity.WARNING, "pictures reach max_detections; raise it", 3, ("scene-003",)
+                ).to_json()
+            ],
+            "selection": "the epoch with the highest AP on the validation data, 30 of 30 epochs",
+            "steps": steps,
+        },
+    )
+    if status == "finished":
+        content = measured(data, preds) if metrics is None else metrics
+        write_json(run / "metrics.json", content)
+    return run, data
+
+
+def _log(run: Path, rng: np.random.Generator, epochs: int, status: str) -> int:
+    lines: list[dict[str, Any]] = []
+    step, per = 0, 18
+    for epoch in range(1, epochs + 1):
+        for _ in range(per):
+            step += 1
+            t = step / (epochs * per)
+            loss = {k: float(v * (0.25 + np.exp(-5 * t)) * rng.lognormal(0, 0.12)) for k, v in _TERMS.items()}
+            data = float(rng.gamma(2, 0.01))
+            compute = 0.21 + float(rng.normal(0, 0.01))
+            lines.append(
+                {
+                    "kind": "step", "step": step, "epoch": epoch - 1, "losses": loss,
+                    "lr": 0.004 * min(1, t / 0.03) * (0.505 + 0.495 * float(np.cos(np.pi * t))),
+                    "grad_norm": float(rng.lognormal(1.2 - t, 0.25)), "n_objects": 120,
+                    "seconds": data + compute, "data_seconds": data, "pictures_per_second": 16 / (data + compute),
+                }
+            )  # fmt: skip
+        if epoch % 5 == 0:
+            ap = 0.62 * (1 - np.exp(-epoch / 9)) + float(rng.normal(0, 0.008))
+            scores = [
+                Score(n, min(v, 1), 400, v - 0.03, min(v + 0.028, 1), {})
+                for n, v in (("AP", ap), ("AP50", ap * 1.38), ("AP75", ap * 1.05))
+            ]
+            lines.append(
+                {"kind": "eval", "epoch": epoch, "step": step, "seconds": 2.0, "scores": [s.to_json() for s in scores]}
+            )
+    text = "".join(json.dumps(x) + "\n" for x in lines)
+    (run / "log.jsonl").write_text(text if status == "finished" else text[: len(text) // 2])
+    return step
+
+
+_TERMS = {"box": 2.1, "class": 1.4, "dfl": 1.2}
+
+
+def measured(data: Dataset, preds: list[Objects]) -> dict[str, Any]:
+    """metrics.json as the evaluation writes it."""
+    from tercel.metrics.ap import judge_boxes
+
+    truth, ids = [r.objects for r in data.records], [r.id for r in data.records]
+    report = judge_boxes(truth, preds, data.schema.classes, ids=ids).to_json()
+    return {"checkpoint": "best", "scores": report["scores"], "report": report, "findings": [], "conditions": {}}
+
+
+if __name__ == "__main__":
+    print(fake_run(Path(sys.argv[1]))[0])
