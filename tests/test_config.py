@@ -8,7 +8,21 @@ from typing import Any
 
 import pytest
 
-from tercel.config import Augment, BoxHead, Data, Fpn, Recipe, SimOta, TaskAligned, TimmNet, Train, dump, flat, load, override
+from tercel.config import (
+    Augment,
+    BoxHead,
+    Data,
+    Fpn,
+    Recipe,
+    SimOta,
+    TaskAligned,
+    TimmNet,
+    Train,
+    dump,
+    flat,
+    load,
+    override,
+)
 from tercel.core.finding import TercelError
 
 BASE = Recipe(name="boxes")
@@ -41,7 +55,9 @@ def test_settings(setting: str, key: str, value: Any) -> None:
 
 
 def test_settings_apply_in_order_and_leave_the_old_recipe_alone() -> None:
-    out = override(BASE, ["train.epochs=3", "model.head.assigner=SimOta", "model.head.assigner.radius=1.5", "train.epochs=4"])
+    out = override(
+        BASE, ["train.epochs=3", "model.head.assigner=SimOta", "model.head.assigner.radius=1.5", "train.epochs=4"]
+    )
     assert out.train.epochs == 4
     assert out.model.head.assigner == SimOta(radius=1.5)
     assert BASE.model.head.assigner == TaskAligned()
@@ -99,7 +115,8 @@ def test_values_cannot_be_changed_in_place() -> None:
 
 def test_json_there_and_back() -> None:
     changed = override(
-        BASE, ["model.head.assigner=SimOta", "model.backbone=TimmNet", "model.neck=Fpn", "data.size=64x96", "train.lr=0.01"]
+        BASE,
+        ["model.head.assigner=SimOta", "model.backbone=TimmNet", "model.neck=Fpn", "data.size=64x96", "train.lr=0.01"],
     )
     for recipe in (BASE, changed):
         text = json.dumps(dump(recipe))

@@ -184,14 +184,15 @@ def _column(name: str, value: Any, dtype: type, trailing: tuple[int | None, ...]
     array = np.asarray(value)
     if array.size == 0 and array.ndim <= 1 and n == 0:
         array = array.reshape((0, *(1 if t is None else t for t in trailing)))
-    shape_text = ",".join(["N", *("K" if t is None else str(t) for t in trailing)])
     good = array.ndim == 1 + len(trailing) and len(array) == n
     good = good and all(t is None or array.shape[1 + i] == t for i, t in enumerate(trailing))
     if not good:
+        shape_text = ",".join(["N", *("K" if t is None else str(t) for t in trailing)])
         raise ValueError(f"{name} has shape [{shape_text}] with N={n}, not {list(array.shape)}")
-    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+    fractions = array.dtype.kind == "f"
+    if fractions and not np.isfinite(array).all():
         raise ValueError(f"{name} holds a value that is not finite")
-    if np.issubdtype(dtype, np.integer) and np.issubdtype(array.dtype, np.floating) and (array != np.rint(array)).any():
+    if fractions and issubclass(dtype, np.integer) and (array != np.rint(array)).any():
         raise ValueError(f"{name} holds whole numbers, not {array.dtype} fractions")
     # A private, read-only copy: neither the caller's array nor ours can change the other.
     array = np.array(array, dtype=dtype)

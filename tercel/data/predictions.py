@@ -195,7 +195,7 @@ def _class_table(names: Sequence[str], classes: Sequence[str]) -> NDArray[np.int
 
 
 def _nothing(size: tuple[int, int]) -> Objects:
-    return Objects(size, np.zeros(0, np.int64), np.zeros((0, 4)), scores=np.zeros(0))
+    return Objects(size, np.zeros(0, np.int64), np.zeros((0, 4), np.float32), scores=np.zeros(0, np.float32))
 
 
 # -- COCO result lists --------------------------------------------------------------------------------------------
@@ -281,8 +281,9 @@ def _read_texts(folder: Path, truth: Dataset, ledger: Ledger, corners: bool) -> 
                 if len(fields) != 6:
                     raise ValueError
             except ValueError as e:
+                kinds = "`class cx cy w h score` (YOLO) or `name score x y w h`"
                 raise TercelError(
-                    f"{f}:{n}: a detection is `class cx cy w h score` (YOLO) or `name score x y w h`, not {line.strip()!r}",
+                    f"{f}:{n}: a detection is {kinds}, not {line.strip()!r}",
                     "are the scores missing? write the predictions with them"
                     if len(fields) == 5
                     else "correct the line",

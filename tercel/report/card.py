@@ -10,8 +10,8 @@ from typing import Any
 
 from tercel.core.files import write_atomic
 from tercel.core.finding import Score, Severity
-from tercel.report.html import count, duration, plain, when
-from tercel.report.reading import View, fixed, read_run, score_of
+from tercel.report.reading import View, read_run
+from tercel.report.words import count, duration, fixed, plain, score_of, when
 
 FEW = 50  # truths below which a class's score says little
 

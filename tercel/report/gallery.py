@@ -13,12 +13,13 @@ from tercel.core.finding import Finding, Ledger, Severity, TercelError
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset
 from tercel.metrics.match import Mistake
-from tercel.report.draw import Picture, contact_sheet, crop, draw
+from tercel.report.draw import Picture, crop, draw
 from tercel.report.judge import HIT, IGNORED, Judged
 
 CROP = 288  # px, side of a gallery picture
 CONTEXT = 2.2  # a crop shows this many times the longer side of the object
 LEAST = 40.0  # px of the original that a crop shows at least: a speck without surroundings says nothing
+NEIGHBOURS = 6  # other predictions in a crop: enough to explain a mistake, too few to hide it
 PER_PICTURE = 3  # so that one bad picture cannot fill the wall
 
 
@@ -170,22 +171,24 @@ class Gallery:
         self, image: Picture, p: int, box: NDArray[np.float32], subject: NDArray[np.bool_], one: Objects
     ) -> Picture:
         """The crop around `box`: truth dashed, the mistake bold, other confident predictions thin."""
-        truth, pred = self.data.records[p].objects, self.preds[p]
-        side = max(LEAST, CONTEXT * float(max(box[2:] - box[:2])))
-        x, y = (box[:2] + box[2:]) / 2
+        truth, pred, size = self.data.records[p].objects, self.preds[p], self.data.records[p].size
+        extent = float(max(box[2:] - box[:2]))
+        side = min(max(LEAST, CONTEXT * extent), max(min(size), 1.2 * extent))
+        corner = (box[:2] + box[2:]) / 2 - side / 2
+        for axis, length in ((0, size[1]), (1, size[0])):  # as little as possible beyond the border
+            if side <= length:
+                corner[axis] = np.clip(corner[axis], 0, length - side)
+        x, y = float(corner[0]), float(corner[1])
+        window = (x, y, x + side, y + side)
         scores = np.ones(len(pred)) if pred.scores is None else pred.scores
-        context = pred[(scores >= 0.3) & ~subject]
-        window = (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
+        inside = ((pred.boxes[:, :2] < (x + side, y + side)) & (pred.boxes[:, 2:] > (x, y))).all(axis=1)
+        shown = np.flatnonzero((scores >= 0.3) & ~subject & inside)
+        context = pred[shown[np.argsort(-scores[shown], kind="stable")][:NEIGHBOURS]]
         view, (t, others, main) = crop(image, [truth, context, one], window, (CROP, CROP))
         view = draw(view, others.replace(scores=None), self.data.schema, truth=t, labels=False, width=1)
         if one.scores is None and not subject.any():  # truth is dashed white everywhere; the one in question is bold
             return draw(view, main[:0], self.data.schema, truth=main, labels=False, width=5)
         return draw(view, main, self.data.schema, labels=False, width=3, min_score=0.0)
-
-
-def thumbnails(exhibits: Sequence[Exhibit], columns: int = 4) -> Picture:
-    """The gallery as one picture, for places without HTML."""
-    return contact_sheet([e.picture for e in exhibits], columns, [f"{e.name} · {e.kind}" for e in exhibits])
 
 
 def _extent(box: NDArray[np.float32]) -> tuple[float, float]:

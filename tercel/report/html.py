@@ -10,8 +10,7 @@ import base64
 import hashlib
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ from tercel.core.record import Dataset
 from tercel.report import plots
 from tercel.report.draw import Picture, class_color
 from tercel.report.gallery import Exhibit, Gallery
-from tercel.report.reading import IOU, View, fixed, read_run, score_of, thresholds_of, to_finding
+from tercel.report.reading import IOU, View, read_run, thresholds_of, to_finding
+from tercel.report.words import count, duration, fixed, pixels, plain, score_of, when
 
 TEMPLATES = Path(__file__).parent / "templates"
 SAMPLE_BYTES = 2_400_000  # of JPEG in "watch it learn": the page stays below 5 MB
@@ -425,57 +425,3 @@ def _recipe(view: View) -> list[tuple[str, str]]:
         return [(k, plain(v)) for k, v in flat(load(Recipe, view.info["recipe"])).items()]
     except (KeyError, TercelError):
         return [(str(k), plain(v)) for k, v in (view.info.get("recipe") or {}).items()]
-
-
-# -- words --------------------------------------------------------------------------------------------------------
-
-
-def count(value: Any) -> str:
-    """12 345 with thin spaces; a dash where there is none."""
-    v = score_of(value)
-    return "–" if math.isnan(v) else f"{v:,.0f}".replace(",", "\u202f")
-
-
-def pixels(value: Any) -> str:
-    v = score_of(value)
-    return "–" if math.isnan(v) else f"{v:.1f}" if v < 10 else f"{v:.0f}"
-
-
-def when(value: Any) -> str:
-    """A time as people write it."""
-    try:
-        return datetime.fromisoformat(str(value)).strftime("%-d %B %Y, %H:%M %Z").strip()
-    except ValueError:
-        return "–"
-
-
-def duration(seconds: float) -> str:
-    if math.isnan(seconds):
-        return "–"
-    minutes, hours = divmod(round(seconds), 60), divmod(round(seconds / 60), 60)
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{minutes[0]} min {minutes[1]:02d} s"
-        if seconds < 5400
-        else (f"{hours[0]} h {hours[1]:02d} min")
-    )
-
-
-def plain(value: Any) -> str:
-    """A setting as one writes it on the command line."""
-    if value is None:
-        return "–"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k} {plain(v)}" for k, v in value.items())
-    if isinstance(value, str):
-        return value or "(empty)"
-    if isinstance(value, Iterable):
-        return ", ".join(plain(v) for v in _items(value))
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _items(value: Iterable[Any]) -> Sequence[Any]:
-    return list(value)

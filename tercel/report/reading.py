@@ -24,6 +24,7 @@ from tercel.core.record import Dataset
 from tercel.core.schema import Schema
 from tercel.engine.run import Run
 from tercel.report.judge import Judged, judge_all
+from tercel.report.words import score_of
 
 IOU = 0.5  # at which single detections are called right or wrong in pictures and histograms
 MAIN = ("AP", "AP50", "AP75", "OKS_AP", "MR-2", "JI")  # headline scores, as far as there are any, then the widest AR
@@ -203,17 +204,6 @@ def read_predictions(path: Path) -> dict[str, Objects]:
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise TercelError(f"{path}:{number}: {e}", "predict again") from e
     return out
-
-
-def score_of(value: Any) -> float:
-    """A number out of JSON, null and text as NaN."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
-
-
-def fixed(value: Any, digits: int = 3) -> str:
-    """A number for people; a dash where there is none."""
-    v = score_of(value)
-    return "–" if math.isnan(v) else f"{v:.{digits}f}"
 
 
 def _try(call: Any, notes: list[Finding], what: str, default: Any) -> Any:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tercel.core.finding import Finding, Score, Severity
-from tercel.report.reading import View, fixed
+from tercel.report.reading import View
+from tercel.report.words import fixed
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -25,7 +25,9 @@ from tercel.data.formats.common import Options
 formats = pytest.mark.parametrize("name", list(FORMATS))
 EXACT = {"voc", "coco"}  # to the last bit; the others write shares or sums of coordinates
 
-names = st.text("abcXYZé&<>'\"-_ .#", min_size=1, max_size=8).map(str.strip).filter(lambda s: s and s not in {".", ".."})
+names = (
+    st.text("abcXYZé&<>'\"-_ .#", min_size=1, max_size=8).map(str.strip).filter(lambda s: s and s not in {".", ".."})
+)
 stems = st.text("abcXYZé&'-_ 0123", min_size=1, max_size=8).map(str.strip).filter(lambda s: s and s != "classes")
 
 
@@ -83,7 +85,7 @@ def check_round_trip(format_: Any, dataset: Dataset, out: Path, exact: bool, spl
 
 
 @formats
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(plan=plans(st.integers(0, 10**6).map(str)))
 def test_write_then_read_gives_the_same_records(name: str, plan: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +94,7 @@ def test_write_then_read_gives_the_same_records(name: str, plan: Any) -> None:
 
 
 @formats
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(plan=plans(stems))
 def test_names_of_any_spelling_survive(name: str, plan: Any) -> None:
     """Ids with spaces, quotes, accents; COCO numbers its pictures and is compared in that order instead."""

@@ -54,7 +54,10 @@ def test_boxes_by_hand() -> None:
     assert box_intersection(a, b)[1].tolist() == [0, 20, 0]
     assert not np.isnan(box_iou(a[2:], a[2:])).any()
     assert box_corners(a[1:2]).tolist() == [[[0, 0], [4, 0], [4, 5], [0, 5]]]
-    assert clip_boxes(np.array([[-5.0, -5, 50, 8], [70, 1, 90, 5]]), (10, 60)).tolist() == [[0, 0, 50, 8], [60, 1, 60, 5]]
+    assert clip_boxes(np.array([[-5.0, -5, 50, 8], [70, 1, 90, 5]]), (10, 60)).tolist() == [
+        [0, 0, 50, 8],
+        [60, 1, 60, 5],
+    ]
 
 
 @given(boxes(), boxes())

@@ -45,7 +45,9 @@ def test_all_columns_are_there() -> None:
 def test_rows_take_every_column_along(rows: Any) -> None:
     o = full()
     picked = o[rows]
-    index = np.atleast_1d(np.arange(N)[rows if isinstance(rows, slice) else np.asarray(rows, None if len(np.atleast_1d(rows)) else int)])
+    index = np.atleast_1d(
+        np.arange(N)[rows if isinstance(rows, slice) else np.asarray(rows, None if len(np.atleast_1d(rows)) else int)]
+    )
     for name in COLUMNS:
         np.testing.assert_array_equal(getattr(picked, name), getattr(o, name)[index])
     assert picked.size == o.size

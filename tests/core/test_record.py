@@ -40,7 +40,7 @@ def test_statistics_by_hand(tmp_path: Path) -> None:
     s = dataset(tmp_path).statistics()
     assert (s["records"], s["objects"], s["ignored"], s["negatives"], s["most_per_record"]) == (3, 2, 1, 1, 2)
     assert s["per_class"] == {"ball": 2, "net": 0}
-    assert s["width_px"] == [10, 10, 10, 15, 30]
+    assert s["width_px"] == [10, 10, 10, 20, 30]
     assert s["sizes"] == ["40x60"]
     assert Dataset(Schema(("a",)), ()).statistics()["records"] == 0
 

@@ -419,3 +419,48 @@ def test_draw_stays_in_range_and_zero_changes_nothing() -> None:
     gains = [c.matrix.sum() / 3 for c in drawn]
     assert 0.6 <= min(gains) < 0.65
     assert 1.35 < max(gains) <= 1.4
+
+
+# -- pixels of snapped warps against an independent resampling ------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_crop_and_resize_draws_what_the_matrix_says(count: int) -> None:
+    """A smooth picture, resampled point by point through the inverse matrix."""
+    config = replace(OFF, scale=0.45, shift=0.2, flip=0.5, flip_vertical=0.5)
+    looked_at = 0
+    for seed in range(12):
+        for size, warp in zip(SIZES, plan(np.random.default_rng(seed), config, SIZES[:count], CANVAS), strict=False):
+            y, x = np.mgrid[0 : size[0], 0 : size[1]] + 0.5
+            image = np.stack([x / size[1], y / size[0], (x + y) / sum(size)], -1) * 255
+            canvas = np.zeros((*CANVAS, 3), np.uint8)
+            warp.paint(image.astype(np.uint8), canvas)
+            cy, cx = np.mgrid[0 : CANVAS[0], 0 : CANVAS[1]] + 0.5
+            source = warp.inverse().points(np.stack([cx, cy], -1))
+            inside = ((source > 1) & (source < (size[1] - 1, size[0] - 1))).all(-1)
+            u, v = source[..., 0] / size[1], source[..., 1] / size[0]
+            w = (source[..., 0] + source[..., 1]) / sum(size)
+            expected = np.stack([u, v, w], -1) * 255 - 0.5
+            assert np.abs(canvas - expected)[inside].max(initial=0) < 2.5
+            assert not canvas[~((source > -1e-6) & (source < (size[1] + 1e-6, size[0] + 1e-6))).all(-1)].any()
+            looked_at += int(inside.sum())
+    assert looked_at > 100_000
+
+
+def test_snapping_moves_no_edge_by_more_than_half_a_pixel() -> None:
+    from tercel.data.augment import _snapped
+
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        size = SIZES[rng.integers(4)]
+        s = np.exp(rng.uniform(-1, 1))
+        before = Warp(translation(*rng.uniform(-150, 150, 2)) @ scaling(s, rng.choice([-s, s])), size, CANVAS)
+        if not touches(before):
+            continue
+        after = _snapped(before)
+        view = np.array([[0.0, 0], [CANVAS[1], CANVAS[0]]])
+        ends = before.points(np.array([[0.0, 0], [size[1], size[0]]]))
+        seen = np.clip(ends, *view)  # the part in view, on the canvas
+        moved = after.points(before.inverse().points(seen)) - seen
+        # Half a canvas pixel at the picture's own edge, half a source pixel at the canvas's.
+        assert np.abs(moved).max() <= 0.5 * max(1.0, after.scale) + 1e-6

@@ -69,6 +69,14 @@ def test_area_and_crowd(tmp_path: Path) -> None:
     assert o.ignore.tolist() == [False, True]
 
 
+def test_annotations_in_any_order_reach_their_picture(tmp_path: Path) -> None:
+    images = [{"id": i, "file_name": f"{i}.png", "height": 40, "width": 60} for i in (9, 2, 5)]
+    rows = [(5, 1), (9, 2), (2, 3), (5, 4), (9, 5), (5, 6)]  # (picture, left side), mixed
+    annotations = [{"id": x, "image_id": i, "category_id": 3, "bbox": [x, 1, 2, 2]} for i, x in rows]
+    d = coco.read(make(tmp_path, data(images=images, annotations=annotations)), None, Options(pictures=False))
+    assert {r.id: r.objects.boxes[:, 0].tolist() for r in d.records} == {"9": [2, 5], "2": [3], "5": [1, 4, 6]}
+
+
 def test_the_known_fixtures(shared: Path) -> None:
     oracle = json.loads((shared / "oracles/coco_boxes/gt.json").read_text())
     d = source.read(str(shared / "oracles/coco_boxes/gt.json"), pictures=False)

@@ -15,7 +15,9 @@ from tercel.data.images import find_pictures, picture_header, picture_size, read
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (20, 31, 3), dtype=np.uint8)
-SMOOTH = np.stack(np.broadcast_arrays(np.arange(0, 240, 4)[:, None], np.arange(0, 160, 2)[None], 90), -1).astype(np.uint8)
+SMOOTH = np.stack(np.broadcast_arrays(np.arange(0, 240, 4)[:, None], np.arange(0, 160, 2)[None], 90), -1).astype(
+    np.uint8
+)
 
 
 def save(path: Path, picture: Image.Image, **options: object) -> Path:
@@ -128,6 +130,18 @@ def test_truncated_pictures_are_refused_by_name(suffix: str, share: float, tmp_p
     with pytest.raises(TercelError, match=rf"half\.{suffix}: not a readable picture") as e:
         read_image(path)
     assert e.value.remedy
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_decoder_that_fills_up_truncated_data_is_not_believed(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenCV before 5 gave half a picture and the rest grey, with no more than a line on standard error."""
+    path = save(tmp_path / f"half.{suffix}", Image.fromarray(RGB))
+    path.write_bytes(path.read_bytes()[:-30])
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: np.full((20, 31, 3), 128, np.uint8))
+    with pytest.raises(TercelError, match="not a readable picture"):
+        read_image(path)
 
 
 def test_bytes_after_the_end_of_a_jpeg_do_no_harm(tmp_path: Path) -> None:

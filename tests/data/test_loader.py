@@ -288,3 +288,25 @@ def test_unlike_columns_are_refused_with_both_names() -> None:
     load = loader(ds=ds, augment=Augment(mosaic=1.0, scale=0.9), batch=3)
     with pytest.raises(TercelError, match="annotated differently"):
         [list(load.epoch(e)) for e in range(20)]
+
+
+# -- memory -----------------------------------------------------------------------------------------------------
+
+
+def test_memory_is_used_again_but_never_under_somebody() -> None:
+    load = loader(40, batch=2, augment=Augment())
+    kept, copies = [], []
+    for i, b in enumerate(load.epoch(0)):
+        if i % 5 == 0:  # a view of a view, a tensor, a sample's images
+            part = (b.images[1, 0, :, 3:7], b.tensor()[0].numpy(), b.samples[0].images)[(i // 5) % 3]
+            kept.append(part)
+            copies.append(part.copy())
+    for part, copy in zip(kept, copies, strict=True):
+        np.testing.assert_array_equal(part, copy)
+    # Twenty batches went through; besides the four kept ones only a few ever existed at once.
+    assert len(kept) == 4
+    assert 1 <= len(load._memory._free) <= 4
+    first = load._memory.take((1, 1, 64, 80, 3))
+    place = first.ctypes.data
+    del first
+    assert load._memory.take((1, 1, 64, 80, 3)).ctypes.data == place

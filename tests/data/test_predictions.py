@@ -123,8 +123,11 @@ def test_pictures_are_matched_by_id_then_by_file_name(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "p", LINE | {"id": "pic_7"})
     assert len(read_predictions(path, truth())["7"]) == 2
     numbered = Dataset(
-        Schema(CLASSES), tuple(Record(i, (Frame(Path(f"{s}.jpg")),), (40, 60), Objects.empty((40, 60))) for i, s in
-        (("a", "000139"), ("b", "000140")))
+        Schema(CLASSES),
+        tuple(
+            Record(i, (Frame(Path(f"{s}.jpg")),), (40, 60), Objects.empty((40, 60)))
+            for i, s in (("a", "000139"), ("b", "000140"))
+        ),
     )
     row = {"image_id": 139, "category_id": 1, "bbox": [1, 2, 10, 20], "score": 0.5}
     (tmp_path / "c.json").write_text(json.dumps([row]))
@@ -133,6 +136,13 @@ def test_pictures_are_matched_by_id_then_by_file_name(tmp_path: Path) -> None:
     assert [len(found[i]) for i in "ab"] == [1, 0]
     assert found["a"].labels.tolist() == [0]
     assert [f.check for f in ledger.findings()] == ["predictions.category_ids"]  # 1..C was an assumption: said
+
+
+def test_results_in_any_order_reach_their_picture(tmp_path: Path) -> None:
+    rows = [ROW | {"image_id": i, "bbox": [x, 1, 2, 2]} for i, x in ((8, 1), (7, 2), (8, 3), (7, 4))]
+    (tmp_path / "c.json").write_text(json.dumps(rows))
+    found = read_predictions(tmp_path / "c.json", truth())
+    assert {i: o.boxes[:, 0].tolist() for i, o in found.items()} == {"7": [2, 4], "8": [1, 3]}
 
 
 def test_unknown_pictures_are_counted(tmp_path: Path) -> None:

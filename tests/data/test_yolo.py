@@ -111,7 +111,15 @@ def test_pictures_and_labels_that_lack_each_other(tmp_path: Path) -> None:
 
 
 def test_rows_are_dropped_by_reason_and_counted(tmp_path: Path) -> None:
-    bad = ["0 .5 .5 0 .1", "0 .5 .5 -.1 .1", "0 nan .5 .1 .1", "0 1.4 .5 .1 .1", "0 .5 .5 .1", "0 .5 .5 .1 .1 .9", "0 a .5 .1 .1"]
+    bad = [
+        "0 .5 .5 0 .1",
+        "0 .5 .5 -.1 .1",
+        "0 nan .5 .1 .1",
+        "0 1.4 .5 .1 .1",
+        "0 .5 .5 .1",
+        "0 .5 .5 .1 .1 .9",
+        "0 a .5 .1 .1",
+    ]
     make(tmp_path, {"a": GOOD * 40 + "\n".join([*bad, "0 .1 .5 .4 .1"])})
     d = yolo.read(tmp_path)
     assert {f.check: f.count for f in d.findings if f.check != "labels.no_names"} == {

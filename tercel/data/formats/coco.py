@@ -63,7 +63,7 @@ def read(path: Path, split: str | None = None, options: Options | None = None) -
     rows = _rows(file, data["annotations"], pictures, {c: schema.category_ids.index(c) for c in ids}, ledger)
     pictures, index = common.check_pictures(pictures, ledger, options, str(file))
     rows.picture = index[rows.picture]
-    return common.assemble(pictures, rows, schema, ledger, options, str(file))
+    return common.assemble(pictures, rows, schema, ledger, options=options, source=str(file))
 
 
 def write(dataset: Dataset, out: Path, *, split: str = "train", pictures: bool = True) -> list[Path]:

@@ -265,7 +265,7 @@ def _true_size(p: Picture, ledger: Ledger) -> tuple[int, int]:
 
 
 def assemble(
-    pictures: Sequence[Picture], rows: Rows, schema: Schema, ledger: Ledger, options: Options, source: str
+    pictures: Sequence[Picture], rows: Rows, schema: Schema, ledger: Ledger, *, options: Options, source: str
 ) -> Dataset:
     """Judge the rows, cut boxes at the picture, group by picture.
 

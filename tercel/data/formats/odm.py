@@ -76,7 +76,7 @@ def read(path: Path, split: str | None = None, options: Options | None = None) -
     rows.boxes = to_xyxy(
         rows.boxes, np.array([p.size for p in kept], np.float64).reshape(-1, 2)[rows.picture], relative
     )
-    return common.assemble(kept, rows, Schema(classes), ledger, options, str(folder))
+    return common.assemble(kept, rows, Schema(classes), ledger, options=options, source=str(folder))
 
 
 def write(dataset: Dataset, out: Path, *, split: str = "train", pictures: bool = True) -> list[Path]:

@@ -73,7 +73,7 @@ def read(path: Path, split: str | None = None, options: Options | None = None) -
         a = annotations.get(stem)
         if a is None:
             ledger.add("labels.none", Severity.INFO, "pictures without an annotation file count as negatives", line)
-        picture = _picture(stem, a, beside, annotations, layout, line)
+        picture = _picture(stem, a, beside, layout, line, owned=annotations)
         if picture is None:
             ledger.add(
                 "pictures.missing", Severity.WARNING, "labels without their picture were left out", f"{line}: {stem}"
@@ -86,7 +86,7 @@ def read(path: Path, split: str | None = None, options: Options | None = None) -
     pictures, index = common.check_pictures(pictures, ledger, options, source)
     rows = _rows(chosen, classes, ledger)
     rows.picture = index[rows.picture]
-    return common.assemble(pictures, rows, Schema(classes), ledger, options, source)
+    return common.assemble(pictures, rows, Schema(classes), ledger, options=options, source=source)
 
 
 def write(dataset: Dataset, out: Path, *, split: str = "train", pictures: bool = True) -> list[Path]:
@@ -161,7 +161,13 @@ def _stems(
 
 
 def _picture(
-    stem: str, a: _Annotation | None, beside: dict[str, list[Path]], owned: Collection[str], layout: _Layout, line: str
+    stem: str,
+    a: _Annotation | None,
+    beside: dict[str, list[Path]],
+    layout: _Layout,
+    line: str,
+    *,
+    owned: Collection[str],
 ) -> Picture | None:
     """The picture named like the XML file, else the one that its <filename> names."""
     found = beside.get(stem, [])

@@ -1,6 +1,6 @@
 """YOLO text: `class cx cy w h` per line, as shares of the picture, in labels/ beside images/; a data.yaml or not.
 
-A data.yaml names `path`, `train`, `val`, `test` (folders, lists of folders, or text files of picture paths) and `names`;
+A data.yaml names `path`, `train`, `val`, `test` (folders, lists of them, or text files of picture paths) and `names`;
 without one, a folder with images/ and labels/ is read, subfolders of images/ being the splits. The label of a picture
 is found by exchanging the folder images for labels and any suffix for .txt; a picture without label is a negative. A
 record's id is the picture's path within its split, without suffix. The format cannot hold ignored objects.
@@ -79,7 +79,7 @@ def read(path: Path, split: str | None = None, options: Options | None = None) -
     scale = np.array([p.size for p in kept], np.float64).reshape(-1, 2)[rows.picture][:, ::-1]
     centre, wh = rows.boxes[:, :2] * scale, rows.boxes[:, 2:] * scale
     rows.boxes = np.concatenate([centre - wh / 2, centre + wh / 2], axis=1)
-    return common.assemble(kept, rows, Schema(classes), ledger, options, source)
+    return common.assemble(kept, rows, Schema(classes), ledger, options=options, source=source)
 
 
 def write(dataset: Dataset, out: Path, *, split: str = "train", pictures: bool = True) -> list[Path]:
@@ -209,7 +209,7 @@ def _root(config: Path, data: dict[str, Any]) -> Path:
 
 
 def _entry(root: Path, text: str, where: str) -> Path:
-    """A split's folder, list or picture. `../train/images` that really lies beside data.yaml is common, and meant so."""
+    """A split's folder, list or picture. `../train/images` for what lies beside data.yaml is common."""
     stripped = text.strip().replace("\\", "/")
     if stripped.startswith("../") and (root / stripped[3:]).exists():
         stripped = stripped[3:]
@@ -223,9 +223,7 @@ def _names(config: Path, data: dict[str, Any]) -> tuple[str, ...] | None:
     names, nc = data.get("names"), data.get("nc")
     if isinstance(names, dict):
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
-            raise TercelError(
-                f"{config}: the ids of names are not 0..{len(names) - 1}", "number the names from 0, no gaps"
-            )
+            raise TercelError(f"{config}: the ids of names are not 0..{len(names) - 1}", "number the names from 0")
         names = [names[i] for i in range(len(names))]
     if names is None and isinstance(nc, int):
         names = list(range(nc))
