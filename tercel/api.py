@@ -21,7 +21,7 @@ from tercel.data.splits import leaks
 from tercel.engine import checkpoint, device, run as runs_module
 from tercel.engine.dist import world
 from tercel.engine.evaluate import Evaluation, Progress, detect, judge, plain_loader
-from tercel.engine.fit import Diverged, EvalInfo, Fit, Observer, StepInfo, data_findings
+from tercel.engine.fit import EvalInfo, Fit, Observer, StepInfo, data_findings
 from tercel.engine.predict import predict_pictures
 from tercel.engine.run import Run
 from tercel.report import draw
@@ -77,10 +77,12 @@ class Samples:
         pass
 
 
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """What run.json keeps of a data set."""
+def describe(dataset: Dataset, text: str) -> dict[str, Any]:
+    """What run.json keeps of a data set: also where it lies, so that a run can be continued from any folder."""
+    source = sources.parse(text)
     return {
-        "source": dataset.source,
+        "source": text,
+        "resolved": str(replace(source, path=source.path.resolve())),
         "fingerprint": dataset.fingerprint(),
         "statistics": dataset.statistics(),
         "findings": [f.to_json() for f in dataset.findings],
@@ -102,7 +104,7 @@ def train(
     Under `torchrun` every process calls this and rank 0 writes.
 
     Raises:
-        TercelError: bad sources, a run folder that exists, a full disk; Diverged: a loss that is not finite.
+        TercelError: bad sources, a run folder that exists, a full disk; DivergedError: a loss that is not finite.
     """
     train_set, val_set = sources.read(train_source), sources.read(val_source)
     findings = [*data_findings(train_set, val_set), *leaks(train_set, val_set)]
@@ -116,8 +118,8 @@ def train(
                 **runs_module.provenance(),
                 recipe=runs_module.config_json(recipe),
                 schema=train_set.schema.to_json(),
-                train=describe(train_set),
-                val=describe(val_set),
+                train=describe(train_set, train_source),
+                val=describe(val_set, val_source),
                 machine={**device.machine(), "device": str(runtime.device), "bf16": runtime.bf16, "processes": w.size},
                 command=command,
                 findings=[f.to_json() for f in findings],
@@ -144,7 +146,7 @@ def resume(path: Path, *, observers: Sequence[Observer] = ()) -> Run:
     if info["status"] == "finished":
         raise TercelError(f"{path} is finished", "train again with more epochs: `tercel train ... --set train.epochs=N`")
     recipe = run.recipe
-    train_set, val_set = sources.read(info["train"]["source"]), sources.read(info["val"]["source"])
+    train_set, val_set = sources.read(info["train"]["resolved"]), sources.read(info["val"]["resolved"])
     for key, dataset in (("train", train_set), ("val", val_set)):
         if dataset.fingerprint() != info[key]["fingerprint"]:
             raise TercelError(
@@ -197,7 +199,8 @@ def _conclude(run: Run, val_set: Dataset, fit: Fit, started: float, before: floa
     settings = fit.recipe.evaluate
     evaluations = sum(x["kind"] == "eval" for x in run.read_log())
     best = run.path / "checkpoints" / "best.safetensors"
-    chosen, results = ("best" if best.exists() else "last"), {}
+    chosen = "best" if best.exists() else "last"
+    results: dict[str, Evaluation] = {}
     for name in dict.fromkeys(["last", chosen]):
         if name == "best" and fit.state.best_epoch == fit.state.epoch:
             results[name] = results["last"]  # the last evaluation was the best one
@@ -256,7 +259,7 @@ def evaluate(
     """
     run = Run.open(path)
     model, recipe, schema, _ = checkpoint.load_detector(checkpoint_path(run, which))
-    dataset = sources.read(data or run.info["val"]["source"])
+    dataset = sources.read(data or run.info["val"]["resolved"])
     if dataset.schema.classes != schema.classes:
         raise TercelError(
             f"{dataset.source} has classes {list(dataset.schema.classes)}, the checkpoint has {list(schema.classes)}",

@@ -47,8 +47,7 @@ def demo(
     from tercel import demo as demos
 
     run = demos.demo(task, out, settings or (), observers=_observers(), say=_say)
-    _summary(run.path, as_json=False)
-    typer.echo(f"report: {run.path / 'report.html'}")
+    _after_training(run.path, as_json=False)
 
 
 @app.command()
@@ -288,7 +287,8 @@ def _after_training(path: Path, as_json: bool) -> None:
             typer.echo(json.dumps({"scores": [], "findings": [], "run": str(path), "status": status}))
         return
     _summary(path, as_json)
-    _say(f"report: {path / 'report.html'}")
+    if not as_json:
+        typer.echo(f"report: {path / 'report.html'}")
 
 
 def _summary(path: Path, as_json: bool) -> None:

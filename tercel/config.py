@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ class _Checked:
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
             value = _convert(getattr(self, f.name), hints[f.name], f"{type(self).__name__}.{f.name}")
             low, high = f.metadata.get("low"), f.metadata.get("high")
-            if low is not None and isinstance(value, int | float) and not low <= value <= high:
+            if low is not None and high is not None and isinstance(value, int | float) and not low <= value <= high:
                 raise TercelError(f"{type(self).__name__}.{f.name} = {value} lies outside {low}..{high}")
             object.__setattr__(self, f.name, value)
 
@@ -106,8 +107,7 @@ def _set(config: Any, path: list[str], text: str, key: str) -> Any:
 
 
 def _keys(config: Any) -> list[str]:
-    nested = {k for k in flat(config)}
-    return sorted(nested | {f.name for f in dataclasses.fields(config)})
+    return sorted(set(flat(config)) | {f.name for f in dataclasses.fields(config)})
 
 
 def _unknown(key: str, known: list[str], where: str) -> TercelError:
@@ -144,7 +144,9 @@ def _convert(value: Any, hint: Any, key: str) -> Any:  # noqa: PLR0911, PLR0912 
     if origin is Literal:
         if value not in args:
             near = difflib.get_close_matches(str(value), [str(a) for a in args], n=1, cutoff=0.0)
-            raise TercelError(f"{key} = {value!r} is not one of {', '.join(map(str, args))}", f"did you mean {near[0]}?")
+            raise TercelError(
+                f"{key} = {value!r} is not one of {', '.join(map(str, args))}", f"did you mean {near[0]}?"
+            )
         return value
     if isinstance(hint, types.UnionType) or dataclasses.is_dataclass(hint):
         kinds = {k.__name__: k for k in (args or (hint,))}
@@ -154,7 +156,9 @@ def _convert(value: Any, hint: Any, key: str) -> Any:  # noqa: PLR0911, PLR0912 
             return kinds[value]()
         if isinstance(value, Mapping) and value.get("kind", next(iter(kinds))) in kinds:
             return load(kinds[value.get("kind", next(iter(kinds)))], value, key + ".")
-        raise TercelError(f"{key} = {value!r} is not one of {', '.join(kinds)}", f"use {key}=<kind> or {key}.<field>=<value>")
+        raise TercelError(
+            f"{key} = {value!r} is not one of {', '.join(kinds)}", f"use {key}=<kind> or {key}.<field>=<value>"
+        )
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise TercelError(f"{key} = {value!r} is not a list", f"for example {key}=[8,16,32]")
@@ -167,7 +171,7 @@ def _convert(value: Any, hint: Any, key: str) -> Any:  # noqa: PLR0911, PLR0912 
     if hint is str and not isinstance(value, str) and not isinstance(value, list | dict | bool) and value is not None:
         return str(value)
     if isinstance(value, hint) and not (hint is not bool and isinstance(value, bool)):
-        if hint is float and value != value:
+        if hint is float and math.isnan(value):
             raise TercelError(f"{key} is not a number")
         return value
     raise TercelError(f"{key} = {value!r} is not {hint.__name__}", f"give {key} a value of type {hint.__name__}")

@@ -36,6 +36,8 @@ def demo(
     run = api.train(
         recipe, f"yolo:{data}#train", f"yolo:{data}#val", out=out / "runs", command=command, observers=observers
     )
+    if run.info["status"] != "finished":
+        return run
     predicted = api.predict(run.path, [str(out / "boxes" / "images" / "test")], out=run.path / "predictions")
     say(f"predictions: {predicted.folder}")
     return run

@@ -57,7 +57,7 @@ def score(
     """
     if task not in TASKS:
         raise TercelError(f"task {task!r} cannot be judged; there is: {', '.join(TASKS)}", f"use --task {TASKS[0]}")
-    dataset = read(truth, pictures=False)
+    dataset = read(truth, pictures=False, as_written=True)
     ledger = Ledger()
     found = read_predictions(Path(pred), dataset, ledger=ledger)
     report = judge_boxes(

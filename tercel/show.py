@@ -23,7 +23,14 @@ def draw_batch(recipe: Recipe, train_source: str, out: Path) -> Path:
     if out.exists():
         raise TercelError(f"{out} exists and will not be overwritten", "choose another name")
     dataset = source.read(train_source)
-    loader = Loader(dataset, recipe.data, recipe.augment, batch=recipe.train.batch, seed=recipe.train.seed, epochs=recipe.train.epochs)
+    loader = Loader(
+        dataset,
+        recipe.data,
+        recipe.augment,
+        batch=recipe.train.batch,
+        seed=recipe.train.seed,
+        epochs=recipe.train.epochs,
+    )
     batch = next(iter(loader.epoch(0)))
     pictures = [
         draw.draw(np.ascontiguousarray(image[-1].transpose(1, 2, 0)), objects, dataset.schema.classes, min_score=0)

@@ -10,7 +10,6 @@ from typing import Any
 
 from tercel.core.finding import TercelError
 
-
 # Read once, at import, while no other thread runs: umask can only be read by setting it.
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -73,4 +72,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-

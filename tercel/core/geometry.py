@@ -32,15 +32,17 @@ def box_iou(a: Array, b: Array) -> Array:
     """Intersection over union [N,M] of boxes [N,4] and [M,4]; 0 where the union is empty."""
     inter = box_intersection(a, b)
     union = box_area(a)[:, None] + box_area(b)[None, :] - inter
-    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    iou: Array = np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    return iou
 
 
 def box_intersection(a: Array, b: Array) -> Array:
     """Intersection area [N,M] of boxes [N,4] and [M,4]."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:4], b[None, :, 2:4])
-    wh = np.maximum(high - low, 0)
-    return wh[..., 0] * wh[..., 1]
+    wh: Array = np.maximum(high - low, 0)
+    area: Array = wh[..., 0] * wh[..., 1]
+    return area
 
 
 def box_corners(boxes: Array) -> Array:

@@ -82,7 +82,9 @@ class Objects:
         if (self.points is None) != (self.visible is None):
             raise ValueError("points [N,K,2] and visible [N,K] come together")
         if self.points is not None and self.visible is not None and self.points.shape[:2] != self.visible.shape:
-            raise ValueError(f"points {self.points.shape} need visible {self.points.shape[:2]}, not {self.visible.shape}")
+            raise ValueError(
+                f"points {self.points.shape} need visible {self.points.shape[:2]}, not {self.visible.shape}"
+            )
         if n and (self.boxes[:, 2:] < self.boxes[:, :2]).any():
             i = int(np.flatnonzero((self.boxes[:, 2:] < self.boxes[:, :2]).any(axis=1))[0])
             raise ValueError(f"boxes are x1 y1 x2 y2 with x2 >= x1, y2 >= y1; row {i} is {self.boxes[i].tolist()}")
@@ -114,7 +116,7 @@ class Objects:
                 rows = rows[None]
             if rows.size == 0:
                 rows = rows.astype(np.int64) if rows.dtype != np.bool_ else rows
-        return dataclasses.replace(self, **{n: getattr(self, n)[rows] for n in self.columns})
+        return self.replace(**{n: getattr(self, n)[rows] for n in self.columns})
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -146,9 +148,7 @@ class Objects:
         for p in parts[1:]:
             if p.size != first.size or p.columns != first.columns:
                 raise ValueError(f"parts differ: {first.size} {first.columns} and {p.size} {p.columns}")
-        return dataclasses.replace(
-            first, **{n: np.concatenate([getattr(p, n) for p in parts]) for n in first.columns}
-        )
+        return first.replace(**{n: np.concatenate([getattr(p, n) for p in parts]) for n in first.columns})
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists; `ignore` and other columns only when they say something."""
@@ -165,7 +165,7 @@ class Objects:
         columns: dict[str, Any] = {}
         for name, (dtype, trailing) in _COLUMNS.items():
             if name in d:
-                array = np.asarray(d[name], dtype=dtype)
+                array: NDArray[Any] = np.asarray(d[name], dtype=dtype)
                 if n == 0:
                     array = array.reshape((0, *(1 if t is None else t for t in trailing)))
                 columns[name] = array

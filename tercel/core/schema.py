@@ -62,7 +62,9 @@ class Schema:
             raise TercelError(f"{len(self.sigmas)} sigmas for {len(self.keypoints)} keypoints", "give one per keypoint")
         ids = self.category_ids
         if ids and (len(ids) != len(self.classes) or len(set(ids)) != len(ids)):
-            raise TercelError(f"{len(set(ids))} distinct category ids for {len(self.classes)} classes", "give one per class")
+            raise TercelError(
+                f"{len(set(ids))} distinct category ids for {len(self.classes)} classes", "give one per class"
+            )
 
     @property
     def flip_index(self) -> NDArray[np.int64]:

@@ -18,7 +18,6 @@ from tercel.core.geometry import (
     corners_to_obb,
     hull,
     obb_corners,
-    obb_hull,
 )
 from tercel.core.objects import Objects
 
@@ -55,7 +54,7 @@ class Warp:
         """Largest centred fit of `src` into `dst` that keeps the aspect ratio."""
         s = min(dst[0] / src[0], dst[1] / src[1])
         s = s if upscale else min(s, 1.0)
-        return Warp(scaling(s) , src, dst).recentred()
+        return Warp(scaling(s), src, dst).recentred()
 
     @staticmethod
     def flip(size: tuple[int, int]) -> Warp:
@@ -73,10 +72,12 @@ class Warp:
         """`b @ a`: first a, then b."""
         if first.dst != self.src:
             raise ValueError(f"cannot compose: the first warp ends on {first.dst}, the second starts on {self.src}")
-        return Warp(self.matrix @ first.matrix, first.src, self.dst)
+        product: NDArray[np.float64] = np.matmul(self.matrix, first.matrix)
+        return Warp(product, first.src, self.dst)
 
     def inverse(self) -> Warp:
-        return Warp(np.linalg.inv(self.matrix), self.dst, self.src)
+        inverse: NDArray[np.float64] = np.linalg.inv(self.matrix).astype(np.float64)
+        return Warp(inverse, self.dst, self.src)
 
     # -- properties ---------------------------------------------------------------------------------------------
 
@@ -131,10 +132,8 @@ class Warp:
                     raise ValueError("a mirrored warp of keypoints needs flip_index (Schema.flip_index)")
                 points, visible = points[:, flip_index], visible[:, flip_index]
         obbs = None if o.obbs is None else self._obbs(o.obbs)
-        if obbs is not None:
-            boxes = obb_hull(obbs)
-        else:
-            boxes = hull(self.points(box_corners(o.boxes))) if len(o) else o.boxes
+        box_points = obb_corners(obbs) if obbs is not None else self.points(box_corners(o.boxes))
+        boxes = hull(box_points) if len(o) else o.boxes
         area = None if o.area is None else o.area * np.float32(self.scale**2)
         out = o.replace(size=self.dst, boxes=boxes, obbs=obbs, points=points, visible=visible, area=area)
         if not clip or not len(out):
@@ -206,7 +205,6 @@ class Warp:
         inside = cv2.warpAffine(whole, centred, size, flags=nearest, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
         cv2.copyTo(drawn, inside, roi)
 
-
     def _resize(
         self, image: NDArray[np.uint8], roi: NDArray[np.uint8], window: tuple[int, int, int, int], how: int
     ) -> bool:
@@ -243,7 +241,7 @@ def translation(x: float, y: float) -> NDArray[np.float64]:
 
 
 def scaling(x: float, y: float | None = None) -> NDArray[np.float64]:
-    return np.diag([x, x if y is None else y, 1.0])
+    return np.array([[x, 0, 0], [0, x if y is None else y, 0], [0, 0, 1]], dtype=np.float64)
 
 
 def rotation(angle: float) -> NDArray[np.float64]:

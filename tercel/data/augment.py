@@ -87,8 +87,8 @@ def _snapped(warp: Warp) -> Warp:
     """Nearly the same scaling, such that the part in view is made of whole source pixels and fills whole canvas pixels.
 
     Such a warp is a crop and a resize (`Warp.paint` sees that), which takes a third of the time of a general one. No
-    edge moves by more than half a pixel, the labels go through the very same matrix, and the pixel edges at which
-    pictures meet are those to which the unsnapped ones would be painted. Slivers are left as they are.
+    edge moves by more than half a pixel of the coarser grid, and the labels go through the very same matrix. The
+    pixel edges at which pictures meet are those to which the unsnapped ones would be painted. Slivers stay unsnapped.
     """
     m = warp.matrix.copy()
     for axis in (0, 1):
@@ -98,7 +98,7 @@ def _snapped(warp: Warp) -> Warp:
         for s in (0, length):
             d = round(a * s + b, 6)
             if 0 <= d <= limit:  # the picture's own edge
-                pairs.append((s, round(d)))
+                pairs.append((s, math.ceil(d - 0.5)))
             else:  # the canvas's edge, somewhere within the picture
                 d = 0 if d < 0 else limit
                 pairs.append((min(max(round((d - b) / a), 0), length), d))

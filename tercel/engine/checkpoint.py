@@ -96,7 +96,7 @@ def fresh(recipe: Recipe, schema: Schema) -> Detector:
         config = replace(config, backbone=replace(config.backbone, weights=False))
     with torch.random.fork_rng(devices=[]):  # its throw-away start must not move the training's random stream
         model = Detector(config, schema)
-    return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+    return model.to(memory_format=torch.channels_last).eval()
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
@@ -163,7 +163,9 @@ def verify(path: Path, model: Detector, recipe: Recipe, schema: Schema) -> None:
     a, b = model(images), again(images)
     model.train(was_training)
     if not (torch.equal(a.logits, b.logits) and torch.equal(a.sides, b.sides)):
-        raise TercelError(f"{path} does not reproduce the network it was saved from", "this is a bug in Tercel: report it")
+        raise TercelError(
+            f"{path} does not reproduce the network it was saved from", "this is a bug in Tercel: report it"
+        )
 
 
 def probe(data: Data) -> list[float]:

@@ -71,7 +71,7 @@ class Observer(Protocol):
     def on_message(self, message: str) -> None: ...
 
 
-class Diverged(TercelError):
+class DivergedError(TercelError):
     """The loss or a gradient is not finite; the batch and the norms were written to the run folder."""
 
     exit_code = 1
@@ -83,7 +83,7 @@ class State:
 
     model: Detector
     optimizer: torch.optim.Optimizer
-    average: Average
+    average: Average[Detector]
     epoch: int = 0
     batches: int = 0  # of this epoch, done
     step: int = 0  # updates done
@@ -140,7 +140,7 @@ class Fit:
         c = self.config
         torch.manual_seed(c.seed)
         model = Detector(recipe.model, train.schema).to(runtime.device)
-        model = model.to(memory_format=runtime.memory_format)  # type: ignore[call-overload]
+        model = model.to(memory_format=runtime.memory_format)
         self.loader = Loader(
             train, recipe.data, recipe.augment, batch=c.batch, seed=c.seed, samples=c.samples,
             rank=world.rank, world=world.size, epochs=c.epochs,
@@ -298,7 +298,7 @@ class Fit:
         self.state.restore(tensors, header["position"], str(path))
         return self.run_folder.truncate_log(self.state.step) if self.world.main else 0
 
-    # -- ends -----------------------------------------------------------------------------------------------------------
+    # -- ends ---------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _graceful(self) -> Iterator[None]:
@@ -340,10 +340,10 @@ class Fit:
             "weight_norms": {n: repr(v) for n, v in norms.items()},
         }  # fmt: skip
         write_json(folder / "info.json", info)
-        raise Diverged(
+        raise DivergedError(
             f"update {self.state.step + 1} is not finite: losses {text}, gradient norm {norm}; "
             f"batch, ids and weight norms are in {folder}",
-            "lower train.lr or raise train.warmup; look at the pictures named in info.json; the last checkpoint is good",
+            "lower train.lr or raise train.warmup; see the pictures named in info.json; the last checkpoint is good",
         )
 
 

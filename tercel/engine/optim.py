@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,14 +33,17 @@ def learning_rate(config: Train, update: int, updates: int) -> float:
     return config.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-class Average:
+M = TypeVar("M", bound=nn.Module)
+
+
+class Average(Generic[M]):
     """Exponential moving average of weights and norm statistics.
 
     The decay of update t is min(decay, (1 + t) / (10 + t)), so that early averages are not held back by the random
     start. The counter is part of the state: a resumed run goes on where it was.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: M, decay: float) -> None:
         self.model = copy.deepcopy(model).eval()
         self.model.requires_grad_(False)
         self.decay, self.updates = decay, 0
@@ -54,7 +59,8 @@ class Average:
             old[k].copy_(new[k])
 
 
-def gradient_norm(parameters: list[Tensor]) -> Tensor:
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """Euclidean norm over all gradients, a scalar tensor."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(grads))))
+    return norm

@@ -21,6 +21,9 @@ class Detector(nn.Module):
         TercelError: an input size that the coarsest stride does not divide.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: ModelConfig, schema: Schema) -> None:
         super().__init__()
         self.config, self.schema = config, schema

@@ -17,7 +17,7 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
 
 
 class Conv(nn.Sequential):
-    """Convolution, norm, ReLU: [B,I,H,W] -> [B,O,H/s,W/s]. ReLU because SiLU costs a third more on CPUs (docs/log.md)."""
+    """Convolution, norm, ReLU: [B,I,H,W] -> [B,O,H/s,W/s]."""
 
     def __init__(self, i: int, o: int, kernel: int = 3, stride: int = 1, *, norm: Norm, act: bool = True) -> None:
         super().__init__(

@@ -46,7 +46,7 @@ class PanNeck(nn.Module):
         init_weights(self.mix)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        fine = self.fpn(maps)
+        fine: list[Tensor] = self.fpn(maps)
         out = fine[:1]
         for x, down, mix in zip(fine[1:], self.down, self.mix, strict=True):
             out.append(mix(x + down(out[-1])))

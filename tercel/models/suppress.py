@@ -56,7 +56,7 @@ def suppress(
     order = scores.argsort(descending=True, stable=True)[:max_candidates]
     if not bool(boxes.isfinite().all() & scores.isfinite().all()):
         raise TercelError("suppress: a box or a score is not a finite number", "the network has diverged")
-    if iou < 1 and count:
+    if count:
         apart = boxes[order].double()
         if not class_agnostic:
             apart = apart + (labels[order] * (apart.max() - apart.min() + 1))[:, None]

@@ -216,7 +216,7 @@ def _try(call: Any, notes: list[Finding], what: str, default: Any) -> Any:
 
 def _truth(info: Mapping[str, Any], notes: list[Finding]) -> Dataset | None:
     """The validation labels, read again; without looking at the pictures when those are gone."""
-    source = str((info.get("val") or {}).get("source") or "")
+    source = str((info.get("val") or {}).get("resolved") or (info.get("val") or {}).get("source") or "")
     if not source:
         return None
     from tercel.data.source import read

@@ -51,7 +51,10 @@ class Case:
 
 TINY = Model(backbone=SmallNet(stem=8, widths=(8, 16, 16, 16), depths=(0, 1, 1, 1)), norm="group")
 HEADS = [
-    Case(f"boxes-{type(a).__name__}-{c}", replace(TINY, head=BoxHead(width=16, depth=1, assigner=a, class_loss=c, box_loss=b)))
+    Case(
+        f"boxes-{type(a).__name__}-{c}",
+        replace(TINY, head=BoxHead(width=16, depth=1, assigner=a, class_loss=c, box_loss=b)),
+    )
     for a, c, b in [
         (TaskAligned(), "bce", "ciou"),
         (TaskAligned(), "varifocal", "giou"),
@@ -231,7 +234,9 @@ def test_encode_ceiling_on_blood_cells(shared: Any) -> None:
     from tercel import recipes
     from tercel.data import source
 
-    data = source.read(f"voc:{shared}/bccd/BCCD#test" if (shared / "bccd").exists() else f"voc:{shared}/data/bccd/BCCD#test")
+    data = source.read(
+        f"voc:{shared}/bccd/BCCD#test" if (shared / "bccd").exists() else f"voc:{shared}/data/bccd/BCCD#test"
+    )
     recipe = recipes.get("boxes")
     head = Detector(recipe.model, data.schema).head
     assert encode_ceiling(recipe, data, head, suppress=False).overall("AP") >= 0.999

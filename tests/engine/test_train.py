@@ -23,7 +23,7 @@ from tercel.core.finding import TercelError
 from tercel.data import source
 from tercel.engine import checkpoint, device
 from tercel.engine.dist import World
-from tercel.engine.fit import Diverged, Fit
+from tercel.engine.fit import DivergedError, Fit
 from tercel.engine.run import Run
 
 RUNNER = """
@@ -96,7 +96,13 @@ def test_run_folder(recipe: Recipe, shapes: Path, tmp_path: Path) -> None:
     assert [e["epoch"] for e in evaluations] == [1, 2]
     metrics = json.loads((run.path / "metrics.json").read_text())
     assert metrics["checkpoint"] == "best"
-    for name in ("report.html", "card.md", "preds.jsonl", "checkpoints/last.safetensors", "checkpoints/best.safetensors"):
+    for name in (
+        "report.html",
+        "card.md",
+        "preds.jsonl",
+        "checkpoints/last.safetensors",
+        "checkpoints/best.safetensors",
+    ):
         assert (run.path / name).stat().st_size > 0, name
     assert len(list((run.path / "samples").glob("*/*.jpg"))) == 2
     # best is the argmax of the log
@@ -124,7 +130,7 @@ def test_same_seed_same_weights(recipe: Recipe, shapes: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_resumed_is_bit_for_bit(recipe: Recipe, shapes: Path, tmp_path: Path, how: signal.Signals) -> None:
-    """Ended in the middle of an epoch, after a checkpoint in the middle of an epoch: the weights are those of a whole run."""
+    """Ended within an epoch, after a checkpoint within an epoch: the weights are those of a whole run."""
     recipe = replace(recipe, train=replace(recipe.train, accumulate=2, checkpoint_minutes=0.001))
     finish(start(recipe, shapes, tmp_path, "whole"))
     cut = start(recipe, shapes, tmp_path, "cut", pause=0.12)
@@ -175,7 +181,7 @@ def test_non_finite_loss_stops_with_a_dump(recipe: Recipe, shapes: Path, tmp_pat
     fit = make_fit(recipe, shapes, tmp_path)
     with torch.no_grad():
         next(fit.state.model.parameters()).fill_(float("nan"))
-    with pytest.raises(Diverged, match="not finite") as e:
+    with pytest.raises(DivergedError, match="not finite") as e:
         fit.run()
     assert e.value.exit_code == 1
     info = json.loads((tmp_path / "fit/nonfinite-rank0/info.json").read_text())
@@ -238,8 +244,8 @@ def test_refusals(recipe: Recipe, shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(TercelError, match="not a readable"):
         api.evaluate(run.path)
     # an input size that the strides do not divide
+    odd = replace(recipe, data=replace(recipe.data, size=(64, 100)))
     with pytest.raises(TercelError, match="multiple of 32"):
-        odd = replace(recipe, data=replace(recipe.data, size=(64, 100)))
         api.train(odd, *sources(shapes), out=tmp_path, name="odd")
 
 
@@ -282,7 +288,7 @@ def test_schedule_and_average() -> None:
     assert max(rates) == pytest.approx(1.0)
     assert rates[10] == pytest.approx(1.0)
     assert rates[-1] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * 89 / 90)))
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))  # noqa: RUF007 - two slices
     net = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(net.weight, 0.0)
     average = Average(net, 0.5)

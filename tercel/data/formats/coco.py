@@ -21,7 +21,7 @@ from tercel.core.finding import Ledger, Severity, TercelError
 from tercel.core.geometry import box_area
 from tercel.core.record import Dataset, Record
 from tercel.core.schema import Schema
-from tercel.data.formats import common
+from tercel.data.formats import common, target
 from tercel.data.formats.common import Options, Picture, Rows
 
 NAME = "coco"
@@ -80,10 +80,10 @@ def write(dataset: Dataset, out: Path, *, split: str = "train", pictures: bool =
     names = _names(dataset.records)
     images = [folder / n for n in names] if pictures else []
     if pictures:
-        common.refuse_missing(dataset.records)
-    common.refuse_existing([file, *images])
+        target.refuse_missing(dataset.records)
+    target.refuse_existing([file, *images])
     for record, image in zip(dataset.records, images):
-        common.place_picture(common.still_picture(record), image)
+        target.place_picture(target.still_picture(record), image)
     write_atomic(file, json.dumps(to_json(dataset, names), ensure_ascii=False, allow_nan=False) + "\n")
     return [file, *images]
 
@@ -128,9 +128,9 @@ def image_ids(records: Sequence[Record]) -> list[int]:
 
 def _names(records: Sequence[Record]) -> list[str]:
     """File names of the pictures: their own where no two are alike, else by record id."""
-    files = [common.still_picture(r) for r in records]
+    files = [target.still_picture(r) for r in records]
     own = [f.name for f in files]
-    return own if len(set(own)) == len(own) else [f"{common.file_stem(r)}{f.suffix}" for r, f in zip(records, files)]
+    return own if len(set(own)) == len(own) else [f"{target.file_stem(r)}{f.suffix}" for r, f in zip(records, files)]
 
 
 # -- files --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What all formats share: pictures checked, rows judged in bulk, records assembled, files written without overwriting.
+"""What all readers share: pictures checked, rows judged in bulk, records assembled.
 
 A reader parses its files into `Picture`s and `Rows`; everything that decides whether a row is kept happens here, once,
 and is counted by reason in the ledger. Shape legend: N rows (labelled objects), P pictures.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import gc
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -375,99 +374,3 @@ def group(
         Objects._trusted((int(size[0]), int(size[1])), {n: c[edges[i] : edges[i + 1]] for n, c in columns.items()})
         for i, size in enumerate(sizes)
     ]
-
-
-# -- writing ------------------------------------------------------------------------------------------------------
-
-
-def still_picture(record: Record) -> Path:
-    """The one picture of a record.
-
-    Raises:
-        TercelError: a clip or a video frame (picture formats hold stills only), or an id that is no file name.
-    """
-    if len(record.frames) != 1 or record.frames[0].index >= 0:
-        raise TercelError(
-            f"record {record.id!r} is a clip of {len(record.frames)} frames", "this format holds still pictures only"
-        )
-    return record.frames[0].path
-
-
-def file_stem(record: Record) -> str:
-    """The record's id as a relative path without suffix.
-
-    Raises:
-        TercelError: an id that would lie outside the folder, or that a file system cannot hold.
-    """
-    inside(Path("x"), record.id, f"record {record.id!r}")
-    if (
-        not record.id
-        or record.id != record.id.strip()
-        or record.id.endswith("/")
-        or any(ord(c) < 32 for c in record.id)
-    ):
-        raise TercelError(f"record id {record.id!r} cannot be a file name", "rename the picture")
-    return record.id
-
-
-def refuse_existing(paths: Iterable[Path]) -> None:
-    """
-    Raises:
-        TercelError: one of the files exists already: nothing is ever overwritten or doubled.
-    """
-    there = [p for p in paths if os.path.lexists(p)]
-    if there:
-        raise TercelError(
-            f"{there[0]} exists already ({len(there)} such files)", "write into a new folder or under a new split"
-        )
-
-
-def refuse_missing(records: Iterable[Record]) -> None:
-    """
-    Raises:
-        TercelError: a picture to be written along does not exist; said before anything is written.
-    """
-    for r in records:
-        if not r.frames[0].path.is_file():
-            raise TercelError(
-                f"the picture {r.frames[0].path} of {r.id!r} does not exist", "a data set is written with its pictures"
-            )
-
-
-def place_picture(source: Path, target: Path) -> None:
-    """`target` as a hard link to `source`, or a copy where links are not possible; never over an existing file.
-
-    Raises:
-        TercelError: the picture does not exist, the target does, or the disk is full.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        real = source.resolve(strict=True)
-        try:
-            os.link(real, target)
-        except FileExistsError:
-            raise
-        except OSError:  # another disk, or a file system without hard links
-            part = target.with_name(f".{target.name}.part")
-            try:
-                shutil.copyfile(real, part)
-                os.replace(part, target)
-            finally:
-                part.unlink(missing_ok=True)
-    except FileExistsError as e:
-        raise TercelError(f"{target} exists already", "write into a new folder or under a new split") from e
-    except FileNotFoundError as e:
-        raise TercelError(f"the picture {source} does not exist", "a data set is converted with its pictures") from e
-    except OSError as e:
-        raise TercelError(
-            f"cannot copy {source} to {target}: {e.strerror or e}", "free some space or choose another folder"
-        ) from e
-
-
-def same_classes(path: Path, classes: Sequence[str]) -> None:
-    """
-    Raises:
-        TercelError: `path` exists and lists other classes: one folder, one class list.
-    """
-    if path.exists() and read_classes(path) != tuple(classes):
-        raise TercelError(f"{path} lists other classes than the data being written", "write into a new folder")

@@ -16,7 +16,7 @@ from tercel.core.files import write_atomic
 from tercel.core.finding import Ledger, Severity, TercelError
 from tercel.core.record import Dataset
 from tercel.core.schema import Schema
-from tercel.data.formats import common
+from tercel.data.formats import common, target
 from tercel.data.formats.common import Options, Picture, Rows
 
 NAME = "odm"
@@ -86,18 +86,18 @@ def write(dataset: Dataset, out: Path, *, split: str = "train", pictures: bool =
         TercelError: a file exists already, a record is a clip, a record's id names a folder or is "classes".
     """
     folder = out / split
-    stems = [common.file_stem(r) for r in dataset.records]
+    stems = [target.file_stem(r) for r in dataset.records]
     for stem in stems:
         if "/" in stem or stem == "classes":
             raise TercelError(f"record id {stem!r} cannot be a file name in one flat folder", "rename the picture")
-    images = [folder / f"{s}{common.still_picture(r).suffix}" for s, r in zip(stems, dataset.records)]
+    images = [folder / f"{s}{target.still_picture(r).suffix}" for s, r in zip(stems, dataset.records)]
     labels, names = [folder / f"{s}.txt" for s in stems], folder / _CLASSES
     if pictures:
-        common.refuse_missing(dataset.records)
-    common.refuse_existing([names, *labels, *(images if pictures else [])])
+        target.refuse_missing(dataset.records)
+    target.refuse_existing([names, *labels, *(images if pictures else [])])
     for record, image, label in zip(dataset.records, images, labels):
         if pictures:
-            common.place_picture(common.still_picture(record), image)
+            target.place_picture(target.still_picture(record), image)
         o = record.objects[~record.objects.ignore]
         xyxy = o.boxes.astype(np.float64)
         rows = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1).tolist()

@@ -20,7 +20,7 @@ from tercel.core.files import write_atomic
 from tercel.core.finding import Ledger, Severity, TercelError
 from tercel.core.record import Dataset, Record
 from tercel.core.schema import Schema
-from tercel.data.formats import common
+from tercel.data.formats import common, target
 from tercel.data.formats.common import Options, Picture, Rows
 
 NAME = "voc"
@@ -97,17 +97,17 @@ def write(dataset: Dataset, out: Path, *, split: str = "train", pictures: bool =
     Raises:
         TercelError: a file exists already, another class list lies there, a record is a clip.
     """
-    stems = [common.file_stem(r) for r in dataset.records]
-    images = [out / "JPEGImages" / f"{s}{common.still_picture(r).suffix}" for s, r in zip(stems, dataset.records)]
+    stems = [target.file_stem(r) for r in dataset.records]
+    images = [out / "JPEGImages" / f"{s}{target.still_picture(r).suffix}" for s, r in zip(stems, dataset.records)]
     labels = [out / "Annotations" / f"{s}.xml" for s in stems]
     listing, names = out / "ImageSets" / "Main" / f"{split}.txt", out / "classes.txt"
     if pictures:
-        common.refuse_missing(dataset.records)
-    common.refuse_existing([listing, *labels, *(images if pictures else [])])
-    common.same_classes(names, dataset.schema.classes)
+        target.refuse_missing(dataset.records)
+    target.refuse_existing([listing, *labels, *(images if pictures else [])])
+    target.same_classes(names, dataset.schema.classes)
     for record, image, label in zip(dataset.records, images, labels):
         if pictures:
-            common.place_picture(common.still_picture(record), image)
+            target.place_picture(target.still_picture(record), image)
         write_atomic(label, _xml(record, image, dataset.schema))
     if not names.exists():
         write_atomic(names, "".join(f"{c}\n" for c in dataset.schema.classes))
@@ -255,15 +255,15 @@ def _parse(path: Path) -> _Annotation:
     from defusedxml.common import DefusedXmlException
     from defusedxml.ElementTree import DefusedXMLParser
 
-    target = _Target(path)
-    parser = DefusedXMLParser(target=target)
-    target.expat = parser.parser
+    events = _Target(path)
+    parser = DefusedXMLParser(target=events)
+    events.expat = parser.parser
     try:
         data = path.read_bytes()
         parser.feed(data)
         parser.close()
     except DefusedXmlException as e:
-        line = target.expat.CurrentLineNumber
+        line = events.expat.CurrentLineNumber
         raise TercelError(f"{path}:{line}: declares entities, which labels never need", "remove the DOCTYPE") from e
     except ParseError as e:
         line = e.position[0]
@@ -272,7 +272,7 @@ def _parse(path: Path) -> _Annotation:
         raise TercelError(f"{path}:{line}: broken XML: {e}", "correct or remove the file") from e
     except (OSError, LookupError, ValueError) as e:
         raise TercelError(f"cannot read {path}: {e}", "correct or remove the file") from e
-    found = target.found
+    found = events.found
     if found.sides:
         try:
             found.size = int(float(found.sides["height"])), int(float(found.sides["width"]))

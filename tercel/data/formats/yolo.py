@@ -20,7 +20,7 @@ from tercel.core.files import write_atomic
 from tercel.core.finding import Ledger, Severity, TercelError
 from tercel.core.record import Dataset, Record
 from tercel.core.schema import Schema
-from tercel.data.formats import common
+from tercel.data.formats import common, target
 from tercel.data.formats.common import Options, Picture, Rows
 from tercel.data.images import is_picture
 
@@ -90,17 +90,17 @@ def write(dataset: Dataset, out: Path, *, split: str = "train", pictures: bool =
     Raises:
         TercelError: a file exists already, another class list or a foreign data.yaml lies there, a record is a clip.
     """
-    stems = [common.file_stem(r) for r in dataset.records]
-    images = [out / "images" / split / f"{s}{common.still_picture(r).suffix}" for s, r in zip(stems, dataset.records)]
+    stems = [target.file_stem(r) for r in dataset.records]
+    images = [out / "images" / split / f"{s}{target.still_picture(r).suffix}" for s, r in zip(stems, dataset.records)]
     labels = [out / "labels" / split / f"{s}.txt" for s in stems]
     if pictures:
-        common.refuse_missing(dataset.records)
-    common.refuse_existing([*labels, *(images if pictures else [])])
+        target.refuse_missing(dataset.records)
+    target.refuse_existing([*labels, *(images if pictures else [])])
     config = out / "data.yaml"
     text = _config_text(config, split, dataset.schema.classes)
     for record, image, label in zip(dataset.records, images, labels):
         if pictures:
-            common.place_picture(common.still_picture(record), image)
+            target.place_picture(target.still_picture(record), image)
         write_atomic(label, _label_text(record))
     write_atomic(config, text)
     return [config, *labels, *(images if pictures else [])]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -77,7 +78,7 @@ class BoxNet(nn.Module):
 
         def tower() -> nn.Sequential:
             widths = [width] + [config.width] * config.depth
-            return nn.Sequential(*[Conv(a, b, norm=model.norm) for a, b in zip(widths, widths[1:], strict=False)])
+            return nn.Sequential(*[Conv(a, b, norm=model.norm) for a, b in pairwise(widths)])
 
         last = config.width if config.depth else width
         self.class_towers = nn.ModuleList(tower() for _ in strides)
@@ -88,9 +89,10 @@ class BoxNet(nn.Module):
         init_weights(self.side_towers)
         for conv in (*self.class_out, *self.side_out):
             nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-        for conv in self.class_out:  # every class channel starts at the prior
-            nn.init.constant_(conv.bias, -math.log((1 - config.prior) / config.prior))  # type: ignore[arg-type]
+            nn.init.zeros_(conv.bias)
+        for name, value in self.class_out.named_parameters():
+            if name.endswith("bias"):  # every class channel starts at the prior
+                nn.init.constant_(value, -math.log((1 - config.prior) / config.prior))
 
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> DenseRaw:
         logits, sides = [], []
@@ -140,7 +142,9 @@ class DenseBoxes:
             return torch.as_tensor(np.ascontiguousarray(x), dtype=dtype)
 
         truths = Truths(
-            tensor(image[~ignore], torch.int64), tensor(labels[~ignore], torch.int64), tensor(boxes[~ignore], torch.float32)
+            tensor(image[~ignore], torch.int64),
+            tensor(labels[~ignore], torch.int64),
+            tensor(boxes[~ignore], torch.float32),
         )
         return BoxTargets(
             truths, tensor(image[ignore], torch.int64), tensor(boxes[ignore], torch.float32), len(objects)
@@ -218,14 +222,16 @@ class DenseBoxes:
             solid = (box[:, 2:] > box[:, :2]).all(-1)
             score, box, label = score[solid], box[solid], label[solid]
             keep, cap = suppress(
-                box, score, label,
-                iou=settings.suppress_iou, class_agnostic=settings.class_agnostic,
-                max_detections=settings.max_detections, max_candidates=settings.max_candidates,
+                box,
+                score,
+                label,
+                iou=settings.suppress_iou,
+                class_agnostic=settings.class_agnostic,
+                max_detections=settings.max_detections,
+                max_candidates=settings.max_candidates,
             )
             found.append(
-                Objects(
-                    raw.size, label[keep].cpu().numpy(), box[keep].cpu().numpy(), scores=score[keep].cpu().numpy()
-                )
+                Objects(raw.size, label[keep].cpu().numpy(), box[keep].cpu().numpy(), scores=score[keep].cpu().numpy())
             )
             capped.append(cap)
         return found, capped
