@@ -12,6 +12,7 @@ from tercel.engine.fit import Observer
 from tercel.engine.run import Run
 
 PICTURES = 400
+CLASSES = ("disc", "square", "cross")
 SHARES = {"train": 0.8, "val": 0.17, "test": 0.03}
 
 
@@ -30,7 +31,7 @@ def demo(
     if task != "boxes":
         raise TercelError(f"there is no demo {task!r}", "there is: boxes")
     recipe = recipes.get("boxes_demo", settings)
-    data = synth.make_boxes(out / "boxes", n=PICTURES, seed=0, size=(240, 320), splits=SHARES)
+    data = synth.make_boxes(out / "boxes", n=PICTURES, seed=0, size=(240, 320), classes=CLASSES, splits=SHARES)
     say(f"data: {data}")
     command = " ".join(["tercel demo", task, *(f"--set {s}" for s in settings)])
     run = api.train(

@@ -31,7 +31,7 @@ from tercel.core.objects import Objects
 Floats = NDArray[np.float64]
 
 SUB = 8  # sub-pixels per side of a pixel
-VERSION = 1  # raised whenever a scene of the same seed would look different
+VERSION = 2  # raised whenever a scene of the same seed would look different
 MARKER = "synth.json"  # what the folder was made from
 
 
@@ -243,7 +243,7 @@ def draw_boxes(
     crowded = kind > 1 - 1 / 12
     count = 0 if kind < 1 / 16 else int(rng.integers(18, 46)) if crowded else int(rng.integers(1, 10))
     short = min(h, w)
-    low, high = (0.025, 0.07) if crowded else (0.035, 0.2)
+    low, high = (0.035, 0.08) if crowded else (0.055, 0.2)
     shapes: list[Shape] = []
     owner = np.full(size, -1, np.int64)  # which shape a pixel shows
     whole: list[int] = []
