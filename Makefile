@@ -9,8 +9,9 @@ PYTHON ?= python3
 demo: $(VENV)/.installed  ## generate data, train, evaluate, predict; names report.html
 	$(VENV)/bin/tercel demo boxes
 
+# Two test processes on one thread each: more threads than cores wait for each other.
 test: $(VENV)/.installed lint  ## lint, types, tests
-	$(PY) -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -q
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -1,12 +1,13 @@
 """The command line: thin verbs over public functions. Results go to standard output, everything else to standard error.
 
-Exit codes: 0 fine, 1 findings or a run that failed, 2 misuse or bad input, 3 a bug in Tercel. Heavy imports sit inside
+Exit codes: 0 fine, 1 findings or a run that failed, 2 misuse or bad input, 3 a bug in Tercel, 130 interrupted. Heavy imports sit inside
 the verbs, so that help and `score` start at once.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -280,12 +281,15 @@ def _print_scores(
 
 
 def _after_training(path: Path, as_json: bool) -> None:
+    """What a training says at its end; under torchrun only the first process speaks."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     status = json.loads((path / "run.json").read_text(encoding="utf-8"))["status"]
     if status == "interrupted":
         _say(f"interrupted; continue with: tercel resume {path}")
         if as_json:
             typer.echo(json.dumps({"scores": [], "findings": [], "run": str(path), "status": status}))
-        return
+        raise typer.Exit(130)
     _summary(path, as_json)
     if not as_json:
         typer.echo(f"report: {path / 'report.html'}")

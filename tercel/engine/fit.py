@@ -41,7 +41,7 @@ class StepInfo:
     """One update, as observers see it."""
 
     step: int  # updates done, this one included
-    epoch: int
+    epoch: int  # the first one is 0; evaluations count the epochs that are done
     losses: dict[str, float]  # per unit of weight, gains included
     lr: float
     grad_norm: float

@@ -13,6 +13,9 @@ from tercel.core.files import write_atomic
 from tercel.core.finding import TercelError
 
 
+KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+
+
 def safe_name(id: str) -> str:
     """A file name (without suffix) made of an id: letters, digits, dot, dash and underscore, at most 80 characters."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(id).stem if "/" not in id else id).strip("._")
@@ -20,16 +23,20 @@ def safe_name(id: str) -> str:
 
 
 def save_picture(path: Path, image: NDArray[np.uint8], quality: int = 88) -> None:
-    """RGB u8 [H,W,3] as JPEG or PNG, by the suffix.
+    """RGB u8 [H,W,3] as JPEG or PNG, by the suffix, atomically.
 
     Raises:
         TercelError: another suffix, or a folder that cannot be written.
     """
+    if path.suffix.lower() not in KINDS:
+        raise TercelError(f"{path}: pictures are written as .jpg or .png", "change the suffix")
+    write_atomic(path, encode(image, path.suffix, quality))
+
+
+def encode(image: NDArray[np.uint8], suffix: str, quality: int = 88) -> bytes:
+    """RGB u8 [H,W,3] as the bytes of a .jpg or .png file."""
     from PIL import Image
 
-    kinds = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
-    if path.suffix.lower() not in kinds:
-        raise TercelError(f"{path}: pictures are written as .jpg or .png", "change the suffix")
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, kinds[path.suffix.lower()], quality=quality)
-    write_atomic(path, buffer.getvalue())
+    Image.fromarray(image).save(buffer, KINDS[suffix.lower()], quality=quality)
+    return buffer.getvalue()
