@@ -12,7 +12,7 @@ from typing import Any
 
 from tercel.config import Recipe
 from tercel.core.files import write_json
-from tercel.core.finding import Finding, TercelError
+from tercel.core.finding import Finding, Severity, TercelError
 from tercel.core.record import Dataset
 from tercel.data import source as sources
 from tercel.data.images import find_pictures, read_image
@@ -24,6 +24,7 @@ from tercel.engine.evaluate import Evaluation, Progress, detect, judge, plain_lo
 from tercel.engine.fit import EvalInfo, Fit, Observer, StepInfo, data_findings
 from tercel.engine.predict import predict_pictures
 from tercel.engine.run import Run
+from tercel.models.detector import check_size
 from tercel.report import draw
 from tercel.report.card import write_card
 from tercel.report.html import write_report
@@ -40,7 +41,7 @@ class Log:
         self.run.log(
             {
                 "kind": "step", "step": info.step, "epoch": info.epoch, "losses": info.losses, "lr": info.lr,
-                "grad_norm": info.grad_norm, "n_objects": info.n_objects, "seconds": info.seconds,
+                "grad_norm": info.grad_norm, "n_objects": info.n_objects, "starved": info.starved, "seconds": info.seconds,
                 "data_seconds": info.data_seconds, "pictures_per_second": info.pictures / info.seconds,
             }
         )  # fmt: skip
@@ -52,6 +53,9 @@ class Log:
         )
 
     def on_message(self, message: str) -> None:
+        pass
+
+    def on_end(self) -> None:
         pass
 
 
@@ -76,6 +80,9 @@ class Samples:
     def on_message(self, message: str) -> None:
         pass
 
+    def on_end(self) -> None:
+        pass
+
 
 def describe(dataset: Dataset, text: str) -> dict[str, Any]:
     """What run.json keeps of a data set: also where it lies, so that a run can be continued from any folder."""
@@ -97,6 +104,7 @@ def train(
     out: Path = Path("runs"),
     name: str = "",
     command: str = "",
+    allow_leaks: bool = False,
     observers: Sequence[Observer] = (),
 ) -> Run:
     """Train, evaluate the chosen checkpoint, write report and card; returns the run.
@@ -104,10 +112,17 @@ def train(
     Under `torchrun` every process calls this and rank 0 writes.
 
     Raises:
-        TercelError: bad sources, a run folder that exists, a full disk; DivergedError: a loss that is not finite.
+        TercelError: bad sources, sets that share pictures or groups (unless `allow_leaks`), a run folder that exists, a full disk; DivergedError: a loss that is not finite.
     """
     train_set, val_set = sources.read(train_source), sources.read(val_source)
+    check_size(recipe.data.size, recipe.model.strides)
     findings = [*data_findings(train_set, val_set), *leaks(train_set, val_set)]
+    shared = [f for f in findings if f.severity is Severity.ERROR]
+    if shared and not allow_leaks:
+        raise TercelError(
+            "; ".join(str(f) for f in shared),
+            "split again so that nothing is in both, or pass --allow-leaks when that is meant (the report will say so)",
+        )
     runtime = device.choose(recipe.train)
     findings += runtime.findings
     with world(runtime.device) as w, ExitStack() as stack:
@@ -174,12 +189,16 @@ def _drive(fit: Fit, val_set: Dataset) -> None:
     started = time.monotonic()
     before = float(run.info.get("seconds", 0.0)) if main else 0.0
     status = "failed"
+    for o in fit.observers:
+        for f in fit.loader.findings():
+            o.on_message(str(f))
     try:
         fit.run()
         status = "interrupted" if fit.interrupted else "finished"
     finally:
         if main:
             run.write_info(
+                findings=_merge(run.info["findings"], (*fit.loader.findings(), *_starved(run))),
                 status=status,
                 seconds=round(before + time.monotonic() - started, 1),
                 finished=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -220,6 +239,16 @@ def _conclude(run: Run, val_set: Dataset, fit: Fit, started: float, before: floa
         findings=_merge(run.info["findings"], e.findings),
     )
     write_card(run.path)
+
+
+def _starved(run: Run) -> list[Finding]:
+    """Truths, summed over all updates, for which no prior was left: the network cannot learn them."""
+    steps = [x for x in run.read_log() if x["kind"] == "step"]
+    starved, total = sum(x["starved"] for x in steps), sum(x["n_objects"] for x in steps)
+    if not starved:
+        return []
+    message = f"of {total} truths in all updates had no prior to learn them: raise data.size, or use finer strides"
+    return [Finding("assign.starved", Severity.WARNING, message, starved)]
 
 
 def _merge(old: list[dict[str, Any]], new: Iterable[Finding]) -> list[dict[str, Any]]:

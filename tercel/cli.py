@@ -100,6 +100,7 @@ def train(
     settings: Settings = None,
     out: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
     name: Annotated[str, typer.Option(help="Name of the run's folder; default: recipe, date and time.")] = "",
+    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Train although train and val share pictures.")] = False,
     json_: Json = False,
 ) -> None:
     """Train, evaluate, write report.html and card.md into a new run folder."""
@@ -109,7 +110,9 @@ def train(
     from tercel import api
 
     command = "tercel " + " ".join(sys.argv[1:])
-    run = api.train(resolved, train_, val, out=out, name=name, command=command, observers=_observers())
+    run = api.train(
+        resolved, train_, val, out=out, name=name, command=command, allow_leaks=allow_leaks, observers=_observers()
+    )
     _after_training(run.path, json_)
 
 

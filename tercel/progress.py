@@ -59,8 +59,6 @@ class Terminal:
         note = f"epoch {info.epoch + 1}  {losses}  lr {info.lr:.2g}  {rate:.0f} pictures/s"
         if self.progress is not None:
             self.progress.update(self.task, completed=info.step, note=note)
-            if info.step == self.updates:
-                self.progress.stop()
         elif time.monotonic() - self.spoke > self.QUIET_SECONDS:
             self.spoke = time.monotonic()
             left = (self.spoke - self.began) / (info.step - self.first) * (self.updates - info.step)
@@ -73,6 +71,10 @@ class Terminal:
 
     def on_message(self, message: str) -> None:
         self.say(message)
+
+    def on_end(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
 
     def say(self, message: str) -> None:
         progress = getattr(self, "progress", None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,12 @@ class Dataset:
 
 
 def content_hash(path: Path) -> str:
-    """128-bit BLAKE2 of the file's bytes, in hex."""
+    """128-bit BLAKE2 of the file's bytes, in hex; read once per process as long as size and time stay the same."""
+    status = path.stat()
+    return _content_hash(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 20)
+def _content_hash(path: Path, size: int, time: int) -> str:
     with open(path, "rb") as f:
         return hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -104,6 +104,8 @@ class _Lookup:
             repeated |= {stem} & stems.keys()
             stems[stem] = i
         self.index: dict[Any, int] = {s: i for s, i in stems.items() if s not in repeated}
+        names = [os.path.basename(r.frames[0].path) for r in truth.records]
+        self.index |= {n: i for i, n in enumerate(names) if os.path.splitext(n)[0] not in repeated}
         self.index |= {r.id: i for i, r in enumerate(truth.records)}
         for name, i in list(self.index.items()):  # 139 stands for "139", and for "000000000139" if nothing else does
             if name.isascii() and name.isdigit():

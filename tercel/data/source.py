@@ -112,7 +112,11 @@ def convert(
     """
     target = _named(to)
     parsed, out = parse(source), Path(out)
+    inside = parsed.path if parsed.path.is_dir() else parsed.path.parent
+    if out.resolve().is_relative_to(inside.resolve()):
+        raise TercelError(f"{out} lies inside the source {inside}, which would then hold two data sets", "choose another folder")
     dataset = read(source, max_drop=max_drop)
+    merged = [] if parsed.split else _format_of(parsed).splits(parsed.path)
     split = split or parsed.split or "train"
     target.write(dataset, out, split=split)
     single = out.is_file()
@@ -128,6 +132,9 @@ def convert(
             "do not use it; please report this with the source",
         )
     findings = list(dataset.findings)
+    if len(merged) > 1:
+        message = f"the source names no split: all of them became one, {split!r}; convert {', '.join(merged)} one by one"
+        findings.append(Finding("convert.merged", Severity.WARNING, message, len(merged)))
     ignored = sum(len(r.objects) for r in dataset.records) - objects_in
     if ignored:
         message = f"ignored objects were left out: {to} has no place for them"

@@ -46,6 +46,7 @@ class StepInfo:
     lr: float
     grad_norm: float
     n_objects: int
+    starved: int  # truths that no prior was assigned to
     seconds: float
     data_seconds: float  # of which waiting for pictures
     pictures: int
@@ -69,6 +70,7 @@ class Observer(Protocol):
     def on_step(self, info: StepInfo) -> None: ...
     def on_eval(self, info: EvalInfo) -> None: ...
     def on_message(self, message: str) -> None: ...
+    def on_end(self) -> None: ...
 
 
 class DivergedError(TercelError):
@@ -166,20 +168,28 @@ class Fit:
         s = self.state
         for o in self.observers:
             o.on_start(self.run_folder, self.updates, s.step)
-        with self._graceful():
-            while s.epoch < self.config.epochs and not self.interrupted:
-                self._epoch()
-                if self.interrupted:
-                    break
-                s.epoch, s.batches = s.epoch + 1, 0
-                if s.epoch % self.config.evaluate_every == 0 or s.epoch == self.config.epochs:
-                    self._evaluate()
-                    self._save()
-                elif self._overdue():
-                    self._save()
-            if self.interrupted:
-                self._save()
+        try:
+            with self._graceful():
+                self._epochs()
+        finally:
+            for o in self.observers:
+                o.on_end()
         return s
+
+    def _epochs(self) -> None:
+        s = self.state
+        while s.epoch < self.config.epochs and not self.interrupted:
+            self._epoch()
+            if self.interrupted:
+                break
+            s.epoch, s.batches = s.epoch + 1, 0
+            if s.epoch % self.config.evaluate_every == 0 or s.epoch == self.config.epochs:
+                self._evaluate()
+                self._save()
+            elif self._overdue():
+                self._save()
+        if self.interrupted:
+            self._save()
 
     def _epoch(self) -> None:
         s, c = self.state, self.config
@@ -237,7 +247,7 @@ class Fit:
         s.average.update(s.model)
         s.step += 1
         info = StepInfo(
-            step=s.step, epoch=s.epoch, losses=losses, lr=lr, grad_norm=norm, n_objects=int(facts["truths"]),
+            step=s.step, epoch=s.epoch, losses=losses, lr=lr, grad_norm=norm, n_objects=int(facts["truths"]), starved=int(facts["starved"]),
             seconds=time.perf_counter() - self.started, data_seconds=self.waited,
             pictures=sum(len(b.ids) for b in group) * self.world.size,
         )  # fmt: skip

@@ -38,6 +38,7 @@ class Slow:
         time.sleep({pause})
     def on_eval(self, info): pass
     def on_message(self, message): pass
+    def on_end(self): pass
 recipe = load(Recipe, json.loads(Path(sys.argv[1]).read_text()))
 verb, data, out, name = sys.argv[2:6]
 if verb == "train":
@@ -320,3 +321,32 @@ def test_clock(recipe: Recipe, shapes: Path, tmp_path: Path) -> None:
     fit = make_fit(replace(recipe, train=replace(recipe.train, checkpoint_minutes=0.0)), shapes, tmp_path)
     fit.last_saved = time.monotonic() - 1e6
     assert not fit._overdue()
+
+
+def test_torchrun_from_the_command_line(shapes: Path, tmp_path: Path) -> None:
+    """Two processes of the real command: one speaks, everything is written, leaks are refused by both."""
+    small = {
+        "model.backbone.stem": 8, "model.backbone.widths": "[8,16,16,16]", "model.backbone.depths": "[0,1,1,1]",
+        "model.neck.width": 16, "model.head.width": 16, "model.head.depth": 1, "model.norm": "group",
+        "data.size": "64x96", "train.epochs": 1, "train.batch": 4, "evaluate.resamples": 0,
+    }  # fmt: skip
+    settings = [w for k, v in small.items() for w in ("--set", f"{k}={v}")]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tercel.cli"]
+    train, val = sources(shapes)
+    words = [*launch, "train", "boxes_demo", "--train", train, "--val", val, "--out", str(tmp_path), "--name", "r"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*words, *settings], capture_output=True, text=True, env=env, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("report: ") == 1
+    assert json.loads((tmp_path / "r/run.json").read_text())["status"] == "finished"
+    assert (tmp_path / "r/report.html").exists()
+
+
+def test_leaks_are_refused(recipe: Recipe, shapes: Path, tmp_path: Path) -> None:
+    train, _ = sources(shapes)
+    with pytest.raises(TercelError, match="occur in both sets"):
+        api.train(recipe, train, train, out=tmp_path, name="r")
+    assert not (tmp_path / "r").exists()
+    once = replace(recipe, train=replace(recipe.train, epochs=1))
+    run = api.train(once, train, train, out=tmp_path, name="r", allow_leaks=True)
+    assert any(f["check"] == "split.shared_path" for f in run.info["findings"])

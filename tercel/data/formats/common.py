@@ -282,7 +282,7 @@ def assemble(
         )
         raise TercelError(
             f"{source}: {lost} of {total} labels cannot be used ({100 * lost / total:.0f} %): {reasons}",
-            f"correct them, or allow it with max_drop={min(1.0, lost / total + 0.01):.2f}",
+            f"correct them; in Python, source.read(..., max_drop={min(1.0, lost / total + 0.01):.2f}) reads the others",
         )
     for p in _repeated(pictures):
         raise TercelError(f"{p.source}: the picture {p.id!r} occurs twice in {source}", "list every picture once")

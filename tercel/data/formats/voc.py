@@ -1,6 +1,6 @@
 """Pascal VOC: one XML file per picture, `Annotations/ JPEGImages/ ImageSets/Main/<split>.txt`, or XML beside pictures.
 
-Corners are read as continuous coordinates, as labelImg writes them (docs/decisions/voc-corners.md). `difficult` objects
+Corners are read as continuous coordinates, as labelImg writes them (docs/decisions/0007-voc-corners.md). `difficult` objects
 are ignored ones. Class ids follow `classes.txt` where there is one, else the sorted names of ALL annotations of the
 folder, so that every split counts alike. A record's id is the name in the split file: the XML's path without suffix.
 """

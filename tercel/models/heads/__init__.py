@@ -1,4 +1,4 @@
-"""Heads. Each is five functions: forward (its `net`), encode, loss, decode, ideal (docs/decisions/heads.md).
+"""Heads. Each is five functions: forward (its `net`), encode, loss, decode, ideal (docs/heads.md).
 
 A new head: one module here, one line in `build_head`, one configuration class in tercel/config.py.
 """
