@@ -1,4 +1,4 @@
-"""The README's picture, from a demo run: `tercel demo boxes`, then `python -m benchmarks.readme_picture demo/runs/NAME`.
+"""The README's picture, from a demo run: `tercel demo`, then `python -m benchmarks.readme_picture demo/runs/NAME 1`.
 
 One validation picture as the network saw it at four evaluations, beside the truth: learning, at a glance. Generated
 shapes, so the picture belongs to the project.

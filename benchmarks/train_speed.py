@@ -105,6 +105,6 @@ def run() -> dict[str, Any]:
     ]
     note = f"{SIZE} px, batch {BATCH}, blood cells (292 pictures), mosaic as each side's defaults have it; "
     note += f"medians over {ROUNDS} rounds in turn of {EPOCHS - 1} timed epochs each. Wanted: ratio >= 2."
-    threads = "By default the peer computes with one thread on two cores and leaves the other to its loader; with two it is in "
-    threads += "the last row. Ours computes with two and loads with two more threads."
+    threads = "By default the peer computes with one thread on two cores and leaves the other to its loader; "
+    threads += "with two it is in the last row. Ours computes with two and loads with two more threads."
     return {"title": "Training throughput", "rows": rows, "notes": [note, threads]}

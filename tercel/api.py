@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tercel.config import Recipe
+from tercel.config import Recipe, Train, flat, load
 from tercel.core.files import write_json
 from tercel.core.finding import Finding, Severity, TercelError
 from tercel.core.record import Dataset
@@ -18,8 +19,9 @@ from tercel.data import source as sources
 from tercel.data.images import find_pictures, read_image
 from tercel.data.predictions import write_predictions
 from tercel.data.splits import leaks
-from tercel.engine import checkpoint, device, run as runs_module
-from tercel.engine.dist import world
+from tercel.engine import checkpoint, device
+from tercel.engine import run as runs_module
+from tercel.engine.dist import World, world
 from tercel.engine.evaluate import Evaluation, Progress, detect, judge, plain_loader
 from tercel.engine.fit import EvalInfo, Fit, Observer, StepInfo, data_findings
 from tercel.engine.predict import predict_pictures
@@ -28,7 +30,7 @@ from tercel.models.detector import check_size
 from tercel.report import draw
 from tercel.report.card import write_card
 from tercel.report.html import write_report
-from tercel.report.save import safe_name, save_picture
+from tercel.report.save import distinct_names, safe_name, save_picture
 
 
 class Log:
@@ -41,8 +43,9 @@ class Log:
         self.run.log(
             {
                 "kind": "step", "step": info.step, "epoch": info.epoch, "losses": info.losses, "lr": info.lr,
-                "grad_norm": info.grad_norm, "n_objects": info.n_objects, "starved": info.starved, "seconds": info.seconds,
-                "data_seconds": info.data_seconds, "pictures_per_second": info.pictures / info.seconds,
+                "grad_norm": info.grad_norm, "n_objects": info.n_objects, "starved": info.starved,
+                "seconds": info.seconds, "data_seconds": info.data_seconds,
+                "pictures_per_second": info.pictures / info.seconds,
             }
         )  # fmt: skip
 
@@ -112,42 +115,86 @@ def train(
     Under `torchrun` every process calls this and rank 0 writes.
 
     Raises:
-        TercelError: bad sources, sets that share pictures or groups (unless `allow_leaks`), a run folder that exists, a full disk; DivergedError: a loss that is not finite.
+        TercelError: bad sources, sets that share pictures or groups (unless `allow_leaks`), a run folder that exists,
+            a full disk; DivergedError: a loss that is not finite.
     """
+    if recipe.task != "boxes":
+        raise TercelError(f"task {recipe.task!r} cannot be trained yet", "use a recipe for boxes (`tercel recipes`)")
+    if name and os.environ.get("RANK", "0") == "0":
+        Run.check(out, name)  # before all the reading
+    for o in observers:
+        o.on_message(f"reading {train_source} and {val_source}")
     train_set, val_set = sources.read(train_source), sources.read(val_source)
     check_size(recipe.data.size, recipe.model.strides)
-    findings = [*data_findings(train_set, val_set), *leaks(train_set, val_set)]
-    shared = [f for f in findings if f.severity is Severity.ERROR]
-    if shared and not allow_leaks:
-        raise TercelError(
-            "; ".join(str(f) for f in shared),
-            "split again so that nothing is in both, or pass --allow-leaks when that is meant (the report will say so)",
-        )
+    findings = [*data_findings(train_set, val_set), *_shared(train_set, val_set, allow_leaks)]
     runtime = device.choose(recipe.train)
     findings += runtime.findings
     with world(runtime.device) as w, ExitStack() as stack:
         run = Run(Path(w.share(str(Run.create(out, recipe, name).path) if w.main else "")))
-        if w.main:
-            stack.enter_context(run.writing())
-            run.write_info(
-                **runs_module.provenance(),
-                recipe=runs_module.config_json(recipe),
-                schema=train_set.schema.to_json(),
-                train=describe(train_set, train_source),
-                val=describe(val_set, val_source),
-                machine={**device.machine(), "device": str(runtime.device), "bf16": runtime.bf16, "processes": w.size},
-                command=command,
-                findings=[f.to_json() for f in findings],
-                status="running",
-                finished=None,
-                seconds=0.0,
-            )
-        for o in observers if w.main else ():
-            for f in (*train_set.findings, *val_set.findings, *findings):
-                o.on_message(str(f))
-        fit = Fit(recipe, train_set, val_set, run, runtime, w, (Log(), Samples(val_set, recipe.evaluate.show_score), *observers))
+        try:
+            if w.main:
+                stack.enter_context(run.writing())
+                run.write_info(
+                    **runs_module.provenance(),
+                    recipe=runs_module.config_json(recipe),
+                    schema=train_set.schema.to_json(),
+                    train=describe(train_set, train_source),
+                    val=describe(val_set, val_source),
+                    machine=_machine(runtime, w),
+                    command=command,
+                    findings=[f.to_json() for f in findings],
+                    **{"status": "running", "finished": None, "seconds": 0.0},
+                )
+            for o in observers if w.main else ():
+                for f in (*train_set.findings, *val_set.findings, *findings):
+                    o.on_message(str(f))
+            fit = _fit(recipe, train_set, val_set, run, runtime, w, observers)
+        except TercelError:
+            if w.main:
+                run.discard()
+            raise
         _drive(fit, val_set)
     return run
+
+
+def _shared(train_set: Dataset, val_set: Dataset, allowed: bool) -> list[Finding]:
+    """What both sets share: an error unless it is allowed."""
+    found = leaks(train_set, val_set)
+    shared = [f for f in found if f.severity is Severity.ERROR]
+    if shared and not allowed:
+        raise TercelError(
+            "; ".join(f"{f.message} ({f.count}x, for example {f.evidence[0]})" for f in shared),
+            "split again so that nothing is in both, or pass --allow-leaks when that is meant (the report will say so)",
+        )
+    return found
+
+
+def _machine(runtime: device.Runtime, w: World) -> dict[str, Any]:
+    return {**device.machine(), "device": str(runtime.device), "bf16": runtime.bf16, "processes": w.size}
+
+
+def _fit(
+    recipe: Recipe,
+    train_set: Dataset,
+    val_set: Dataset,
+    run: Run,
+    runtime: device.Runtime,
+    w: World,
+    observers: Sequence[Observer],
+) -> Fit:
+    """The training, ready to run.
+
+    Raises:
+        TercelError: a recipe that gives no network.
+    """
+    watching: tuple[Observer, ...] = (Log(), Samples(val_set, recipe.evaluate.show_score), *observers)
+    try:
+        return Fit(recipe, train_set, val_set, run, runtime, w, watching)
+    except (ValueError, TypeError, RuntimeError) as e:
+        if type(e).__name__ == "OutOfMemoryError":
+            raise
+        hint = "see the model settings in `tercel show RECIPE`; --debug shows where it fails"
+        raise TercelError(f"no network can be built from this recipe: {e}", hint) from e
 
 
 def resume(path: Path, *, observers: Sequence[Observer] = ()) -> Run:
@@ -159,8 +206,11 @@ def resume(path: Path, *, observers: Sequence[Observer] = ()) -> Run:
     run = Run.open(path)
     info = run.info
     if info["status"] == "finished":
-        raise TercelError(f"{path} is finished", "train again with more epochs: `tercel train ... --set train.epochs=N`")
+        raise TercelError(
+            f"{path} is finished", "train again with more epochs: `tercel train ... --set train.epochs=N`"
+        )
     recipe = run.recipe
+    _check_resumable(run, recipe)
     train_set, val_set = sources.read(info["train"]["resolved"]), sources.read(info["val"]["resolved"])
     for key, dataset in (("train", train_set), ("val", val_set)):
         if dataset.fingerprint() != info[key]["fingerprint"]:
@@ -172,8 +222,8 @@ def resume(path: Path, *, observers: Sequence[Observer] = ()) -> Run:
     with world(runtime.device) as w, ExitStack() as stack:
         if w.main:
             stack.enter_context(run.writing())
-            run.write_info(status="running", resumed=[*info.get("resumed", []), datetime.now(UTC).isoformat(timespec="seconds")])
-        fit = Fit(recipe, train_set, val_set, run, runtime, w, (Log(), Samples(val_set, recipe.evaluate.show_score), *observers))
+            run.write_info(status="running", resumed=[*info.get("resumed", []), _now()])
+        fit = _fit(recipe, train_set, val_set, run, runtime, w, observers)
         again = fit.restore()
         for o in observers if w.main else ():
             o.on_message(
@@ -183,38 +233,67 @@ def resume(path: Path, *, observers: Sequence[Observer] = ()) -> Run:
     return run
 
 
+def _check_resumable(run: Run, recipe: Recipe) -> None:
+    last = run.path / "checkpoints" / "last.safetensors"
+    if not last.exists():
+        raise TercelError(
+            f"{run.path} has no checkpoint to continue from: it ended before the first one was written",
+            f"start again under another --name: {run.info.get('command') or 'tercel train ...'}",
+        )
+    now, then = flat(recipe), flat(load(Recipe, checkpoint.read_header(last)["recipe"]))
+    changed = [k for k in {**then, **now} if now.get(k) != then.get(k)]
+    if changed:
+        raise TercelError(
+            f"{run.info_path} has other settings than {last}: {', '.join(changed[:5])}",
+            "a run ends as it began: restore run.json, or start a new run with `tercel train`",
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def _drive(fit: Fit, val_set: Dataset) -> None:
     """Run the loop, then evaluate what was chosen, and leave a true status behind whatever happens."""
     run, main = fit.run_folder, fit.world.main
     started = time.monotonic()
     before = float(run.info.get("seconds", 0.0)) if main else 0.0
-    status = "failed"
+
+    def note(status: str) -> None:
+        run.write_info(
+            findings=_merge(run.info["findings"], (*fit.loader.findings(), *_starved(run))),
+            status=status,
+            seconds=round(before + time.monotonic() - started, 1),
+            finished=_now(),
+            parameters=sum(p.numel() for p in fit.state.model.parameters()),
+        )
+
     for o in fit.observers:
         for f in fit.loader.findings():
             o.on_message(str(f))
     try:
         fit.run()
-        status = "interrupted" if fit.interrupted else "finished"
-    finally:
+        if main and not fit.interrupted:
+            note("running")  # it is finished when it is judged: until then `resume` can make up for what is missing
+            _conclude(run, val_set, fit)
+    except BaseException as e:
+        if isinstance(e, KeyboardInterrupt) and (run.path / "checkpoints" / "last.safetensors").exists():
+            for o in fit.observers:
+                o.on_message(f"stopped at once; continue from the last checkpoint with: tercel resume {run.path}")
         if main:
-            run.write_info(
-                findings=_merge(run.info["findings"], (*fit.loader.findings(), *_starved(run))),
-                status=status,
-                seconds=round(before + time.monotonic() - started, 1),
-                finished=datetime.now(UTC).isoformat(timespec="seconds"),
-                parameters=sum(p.numel() for p in fit.state.model.parameters()),
-            )
-            if status == "failed":
+            with suppress(TercelError):  # a full disk, say, which is what `e` is about
+                note("interrupted" if isinstance(e, KeyboardInterrupt) else "failed")
                 write_report(run.path)
-    if not main:
-        return
-    if status == "finished":
-        _conclude(run, val_set, fit, started, before)
-    write_report(run.path)
+        raise
+    if main:
+        note("interrupted" if fit.interrupted else "finished")
+        if not fit.interrupted:
+            write_card(run.path)
+        write_report(run.path)
 
 
-def _conclude(run: Run, val_set: Dataset, fit: Fit, started: float, before: float) -> None:
-    """Judge the last weights and the chosen ones with intervals; write preds.jsonl, metrics.json and the card."""
+def _conclude(run: Run, val_set: Dataset, fit: Fit) -> None:
+    """Judge the last weights and the chosen ones with intervals; write preds.jsonl and metrics.json."""
     settings = fit.recipe.evaluate
     evaluations = sum(x["kind"] == "eval" for x in run.read_log())
     best = run.path / "checkpoints" / "best.safetensors"
@@ -229,22 +308,18 @@ def _conclude(run: Run, val_set: Dataset, fit: Fit, started: float, before: floa
         results[name] = judge(val_set, found, settings, findings)
     e = results[chosen]
     selection = (
-        f"best of {evaluations} evaluations by {settings.select} on the validation data (epoch {fit.state.best_epoch}), so its "
-        f"scores there are optimistic; the last weights (epoch {fit.state.epoch}), which nobody chose, are scored beside them"
+        f"best of {evaluations} evaluations by {settings.select} on the validation data (epoch "
+        f"{fit.state.best_epoch}), so its scores there are optimistic; the last weights (epoch {fit.state.epoch}), "
+        "which nobody chose, are scored beside them"
     )
     write_evaluation(run, val_set, e, chosen, last=results["last"])
-    run.write_info(
-        selection=selection,
-        seconds=round(before + time.monotonic() - started, 1),
-        findings=_merge(run.info["findings"], e.findings),
-    )
-    write_card(run.path)
+    run.write_info(selection=selection, findings=_merge(run.info["findings"], e.findings))
 
 
 def _starved(run: Run) -> list[Finding]:
     """Truths, summed over all updates, for which no prior was left: the network cannot learn them."""
     steps = [x for x in run.read_log() if x["kind"] == "step"]
-    starved, total = sum(x["starved"] for x in steps), sum(x["n_objects"] for x in steps)
+    starved, total = sum(x.get("starved", 0) for x in steps), sum(x["n_objects"] for x in steps)
     if not starved:
         return []
     message = f"of {total} truths in all updates had no prior to learn them: raise data.size, or use finer strides"
@@ -262,7 +337,8 @@ def _whole(dataset: Dataset, fit: Fit) -> Any:
 
 def write_evaluation(run: Run, dataset: Dataset, e: Evaluation, name: str, last: Evaluation | None = None) -> None:
     """preds.jsonl and metrics.json of an evaluation, into the run folder."""
-    write_predictions(run.preds_path, dataset.schema.classes, zip(e.ids, e.predictions, strict=True), source=dataset.source, replace=True)
+    pairs = zip(e.ids, e.predictions, strict=True)
+    write_predictions(run.preds_path, dataset.schema.classes, pairs, source=dataset.source, replace=True)
     write_json(
         run.metrics_path,
         {
@@ -287,32 +363,56 @@ def evaluate(
         TercelError: another class list than the checkpoint's, `out` holding an evaluation already.
     """
     run = Run.open(path)
+    target = Run(out) if out is not None else None
+    if target is not None:
+        if target.metrics_path.exists() or target.preds_path.exists():
+            raise TercelError(f"{out} holds an evaluation already", "choose another --out")
+        _make_folder(target.path)
     model, recipe, schema, _ = checkpoint.load_detector(checkpoint_path(run, which))
-    dataset = sources.read(data or run.info["val"]["resolved"])
+    dataset = _validation(run) if not data else sources.read(data)
     if dataset.schema.classes != schema.classes:
         raise TercelError(
             f"{dataset.source} has classes {list(dataset.schema.classes)}, the checkpoint has {list(schema.classes)}",
             "evaluate on data with the same names in the same order",
         )
-    runtime = device.choose(recipe.train)
+    runtime = device.choose(_anywhere(recipe.train))
     model.to(runtime.device)
-    found, findings = detect(model, plain_loader(dataset, recipe.data, recipe.evaluate), recipe.evaluate, runtime, progress)
+    loader = plain_loader(dataset, recipe.data, recipe.evaluate)
+    found, findings = detect(model, loader, recipe.evaluate, runtime, progress)
     result = judge(dataset, found, recipe.evaluate, (*dataset.findings, *findings))
-    if out is not None:
-        target = Run(out)
-        if target.metrics_path.exists() or target.preds_path.exists():
-            raise TercelError(f"{out} holds an evaluation already", "choose another --out")
+    if target is not None:
         write_evaluation(target, dataset, result, which)
     return result, dataset
 
 
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        what = "it is a file" if path.is_file() else e.strerror
+        raise TercelError(f"cannot make the folder {path}: {what}", "choose another --out") from e
+
+
+def _validation(run: Run) -> Dataset:
+    """The validation data of a run, where they lay when it was trained."""
+    try:
+        return sources.read(run.info["val"]["resolved"])
+    except TercelError as e:
+        hint = f"{e.remedy}; or" if e.remedy else ""
+        raise TercelError(e.message, f"{hint} name the data to judge with --data SOURCE".strip()) from e
+
+
+def _anywhere(config: Train) -> Train:
+    """The training's settings for a machine that may have no GPU, though the training asked for one."""
+    return replace(config, device="auto") if config.device == "cuda" else config
+
+
 def checkpoint_path(run: Run, which: str = "best") -> Path:
     """best (or last) of a run; `best` falls back to nothing: a run without an evaluation has none and says so."""
-    path = run.path / "checkpoints" / f"{which}.safetensors"
-    if not path.exists():
-        there = sorted(p.stem for p in path.parent.glob("*.safetensors"))
+    there = sorted(p.stem for p in (run.path / "checkpoints").glob("*.safetensors") if not p.name.startswith("."))
+    if which not in there:
         raise TercelError(f"{run.path} has no checkpoint {which!r}", f"there is: {', '.join(there) or 'none yet'}")
-    return path
+    return run.path / "checkpoints" / f"{which}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -334,26 +434,33 @@ def predict(
     min_score: float | None = None,
     drawn: bool = True,
     progress: Progress | None = None,
+    drawing: Progress | None = None,
 ) -> Predicted:
     """Detect on pictures, folders and globs: `out`/predictions.jsonl and, unless switched off, drawn copies.
+
+    A picture that cannot be read is left out; an error finding says which and why. `progress` is told of pictures
+    that went through the network, `drawing` of copies.
 
     Raises:
         TercelError: nothing found, nothing readable, or `out` not empty.
     """
     run = Run.open(path)
     paths = find_pictures(media)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    _make_folder(out)  # before the work that would be in vain
+    if any(out.iterdir()):
         raise TercelError(f"{out} is not empty and nothing in it will be overwritten", "choose another --out")
     model, recipe, schema, _ = checkpoint.load_detector(checkpoint_path(run, which))
     score = recipe.evaluate.show_score if min_score is None else min_score
     recipe = replace(recipe, evaluate=replace(recipe.evaluate, score_floor=min(score, 0.999)))
-    runtime = device.choose(recipe.train)
+    runtime = device.choose(_anywhere(recipe.train))
     model.to(runtime.device)
     dataset, found, findings = predict_pictures(model, recipe, paths, runtime, progress=progress)
-    write_predictions(out / "predictions.jsonl", schema.classes, ((r.id, found[r.id]) for r in dataset.records), source=str(path))
+    items = ((r.id, found[r.id]) for r in dataset.records)
+    write_predictions(out / "predictions.jsonl", schema.classes, items, source=str(path))
     if drawn:
-        for r in dataset.records:
-            picture = read_image(r.frames[0].path)
-            image = draw.draw(picture, found[r.id], schema.classes, min_score=score)
-            save_picture(out / "drawn" / f"{safe_name(r.id)}.jpg", image)
+        for done, (r, name) in enumerate(zip(dataset.records, distinct_names(list(found)), strict=True), 1):
+            picture = draw.draw(read_image(r.frames[0].path), found[r.id], schema.classes, min_score=score)
+            save_picture(out / "drawn" / f"{name}.jpg", picture)
+            if drawing:
+                drawing(done, len(dataset))
     return Predicted(out, len(dataset), sum(len(o) for o in found.values()), findings)

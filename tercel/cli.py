@@ -1,20 +1,24 @@
-"""The command line: thin verbs over public functions. Results go to standard output, everything else to standard error.
+"""The command line: thin verbs over public functions.
 
-Exit codes: 0 fine, 1 findings or a run that failed, 2 misuse or bad input, 3 a bug in Tercel, 130 interrupted. Heavy imports sit inside
-the verbs, so that help and `score` start at once.
+Results go to standard output, everything else to standard error; with --json the result is exactly one object.
+
+Exit codes: 0 fine, 1 findings or a run that failed, 2 misuse or bad input, 3 a bug in Tercel, 130 interrupted. Heavy
+imports sit inside the verbs, so that help and `score` start at once.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tercel.core.finding import Finding, Score, Severity, TercelError
+from tercel.core.finding import Finding, Ledger, Score, Severity, TercelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,7 +30,10 @@ app = typer.Typer(
 )  # fmt: skip
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field of the recipe.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a field of the recipe; may be repeated."),
+]
 Which = Annotated[str, typer.Option("--checkpoint", help="best or last.")]
 
 
@@ -43,12 +50,13 @@ def demo(
     task: Annotated[str, typer.Argument(help="Which kind: boxes.")] = "boxes",
     out: Annotated[Path, typer.Option(help="Folder for data and runs.")] = Path("demo"),
     settings: Settings = None,
+    json_: Json = False,
 ) -> None:
-    """Generate data, train, evaluate, predict, and name the report. Minutes on two cores."""
+    """Generate data, train, evaluate, predict, and name the report."""
     from tercel import demo as demos
 
     run = demos.demo(task, out, settings or (), observers=_observers(), say=_say)
-    _after_training(run.path, as_json=False)
+    _after_training(run.path, json_)
 
 
 @app.command()
@@ -72,7 +80,7 @@ def show(
     train_: Annotated[str, typer.Option("--train", metavar="SOURCE", help="Data for --batch.")] = "",
     json_: Json = False,
 ) -> None:
-    """Show a recipe as it resolves, or draw an augmented training batch."""
+    """Show a resolved recipe, or draw a training batch."""
     from tercel import recipes as book
     from tercel.config import dump, flat
 
@@ -87,9 +95,12 @@ def show(
     elif json_:
         typer.echo(json.dumps(dump(resolved)))
     else:
+        from tercel.report.words import plain
+
         usual = flat(book.RECIPES[recipe]())
         for key, value in flat(resolved).items():
-            typer.echo(f"{key:34} {value}" + ("" if usual.get(key) == value else f"   (recipe: {usual.get(key)})"))
+            changed = f"   (recipe: {plain(usual.get(key))})" if usual.get(key) != value else ""
+            typer.echo(f"{key:34} {plain(value)}{changed}")
 
 
 @app.command()
@@ -100,16 +111,18 @@ def train(
     settings: Settings = None,
     out: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
     name: Annotated[str, typer.Option(help="Name of the run's folder; default: recipe, date and time.")] = "",
-    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Train although train and val share pictures.")] = False,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="Train although train and val share pictures.")
+    ] = False,
     json_: Json = False,
 ) -> None:
-    """Train, evaluate, write report.html and card.md into a new run folder."""
+    """Train and judge a detector in a new run folder."""
     from tercel import recipes as book
 
     resolved = book.get(recipe, settings or ())
     from tercel import api
 
-    command = "tercel " + " ".join(sys.argv[1:])
+    command = shlex.join(["tercel", *sys.argv[1:]])
     run = api.train(
         resolved, train_, val, out=out, name=name, command=command, allow_leaks=allow_leaks, observers=_observers()
     )
@@ -118,7 +131,7 @@ def train(
 
 @app.command()
 def resume(run: Annotated[Path, typer.Argument(help="Run folder.")], json_: Json = False) -> None:
-    """Continue an interrupted run; it ends as if nothing had happened."""
+    """Continue an interrupted run as if nothing had happened."""
     from tercel import api
 
     api.resume(run, observers=_observers())
@@ -133,10 +146,10 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Write preds.jsonl and metrics.json here.")] = None,
     json_: Json = False,
 ) -> None:
-    """Judge a checkpoint."""
+    """Judge a checkpoint on labelled data."""
     from tercel import api
 
-    with _progress("pictures") as tick:
+    with _progress("pictures") as (tick,):
         result, dataset = api.evaluate(run, data, which=which, out=out, progress=tick)
     _print_scores(result.scores, result.findings, json_, run=str(run), report=result.report, data=dataset.source)
 
@@ -144,19 +157,22 @@ def evaluate(
 @app.command()
 def score(
     truth: Annotated[str, typer.Option(metavar="SOURCE", help="Labels: [format:]path[#split]")],
-    pred: Annotated[str, typer.Option(metavar="FILE", help="Predictions: preds.jsonl, COCO results, YOLO or text folder.")],
+    pred: Annotated[
+        str, typer.Option(metavar="FILE", help="Predictions: preds.jsonl, COCO results, YOLO or text folder.")
+    ],
     task: Annotated[str, typer.Option(help="boxes")] = "boxes",
     max_detections: Annotated[str, typer.Option(help="Detections per picture that count, for AR and AP.")] = "1,10,100",
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples for the intervals; 0 = none.")] = 200,
     json_: Json = False,
 ) -> None:
-    """Judge any prediction file against labels; needs no model and no torch."""
+    """Judge any prediction file against labels."""
     from tercel.score import score as judge
 
     try:
         caps = tuple(int(x) for x in max_detections.split(","))
     except ValueError as e:
-        raise TercelError(f"--max-detections {max_detections!r} is not a list of numbers", "for example 1,10,500") from e
+        wrong = f"--max-detections {max_detections!r} is not a list of numbers"
+        raise TercelError(wrong, "for example 1,10,500") from e
     result = judge(truth, pred, task=task, max_detections=caps, resamples=resamples)
     _print_scores(result.scores, result.findings, json_, report=result.report, data=truth)
 
@@ -174,8 +190,10 @@ def predict(
     """Detect on pictures: JSON lines and drawn copies."""
     from tercel import api
 
-    with _progress("pictures") as tick:
-        p = api.predict(run, media, out=out, which=which, min_score=min_score, drawn=drawn, progress=tick)
+    with _progress("pictures", "drawn copies") as (seen, copied):
+        p = api.predict(
+            run, media, out=out, which=which, min_score=min_score, drawn=drawn, progress=seen, drawing=copied
+        )
     _print_findings(p.findings)
     if json_:
         typer.echo(
@@ -185,72 +203,80 @@ def predict(
             )
         )  # fmt: skip
     else:
-        typer.echo(f"{p.detections} detections on {p.pictures} pictures: {p.folder / 'predictions.jsonl'}")
-    if any(f.severity is Severity.ERROR for f in p.findings):
-        raise typer.Exit(1)
+        what = f"{p.detections} detection{'s' * (p.detections != 1)} on {p.pictures} picture{'s' * (p.pictures != 1)}"
+        typer.echo(f"{what}: {p.folder / 'predictions.jsonl'}")
+    _exit_on_error(p.findings)
 
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(metavar="SOURCE")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="[format:]path[#split]")],
     out: Annotated[Path, typer.Argument(help="New folder or file.")],
     to: Annotated[str, typer.Option(help="voc, coco, yolo, ...")],
     json_: Json = False,
 ) -> None:
-    """Rewrite a data set in another format and check that nothing was lost."""
+    """Rewrite and check a data set in another format."""
     from tercel.data.source import convert as run_convert
 
     findings = run_convert(source, out, to)
     _print_findings(findings)
     if json_:
-        typer.echo(json.dumps({"scores": [], "findings": [f.to_json() for f in findings], "run": None, "out": str(out)}))
+        listed = [f.to_json() for f in findings]
+        typer.echo(json.dumps({"scores": [], "findings": listed, "run": None, "out": str(out)}))
     else:
         typer.echo(str(out))
-    if any(f.severity is Severity.ERROR for f in findings):
-        raise typer.Exit(1)
+    _exit_on_error(findings)
 
 
 @app.command()
-def runs(out: Annotated[Path, typer.Argument(help="Folder that holds the runs.")] = Path("runs"), json_: Json = False) -> None:
+def runs(
+    out: Annotated[Path, typer.Argument(help="Folder that holds the runs.")] = Path("runs"), json_: Json = False
+) -> None:
     """List runs: data, what differs, scores."""
     from tercel.engine.run import list_runs
 
-    rows = list_runs(out)
+    ledger = Ledger()
+    rows = list_runs(out, ledger)
     if json_:
-        typer.echo(json.dumps({"runs": rows}))
-        return
-    from tercel.report.reading import read_run
-    from tercel.report.tables import runs_table
+        typer.echo(json.dumps({"runs": rows, "findings": [f.to_json() for f in ledger.findings()]}))
+    elif rows:
+        from tercel.report.reading import read_run
+        from tercel.report.tables import runs_table
 
-    console = _console()
-    console.print(runs_table(console, [read_run(Path(r["run"]), pictures=False) for r in rows]))
-    for r in rows:
-        if r["differs"]:
-            settings = ", ".join(f"{k}={v}" for k, v in r["differs"].items())
-            console.print(f"{Path(r['run']).name}: {settings}", markup=False, highlight=False, soft_wrap=True)
+        console = _console()
+        console.print(runs_table(console, [read_run(Path(r["run"]), pictures=False) for r in rows]))
+        for r in rows:
+            if r["differs"]:
+                settings = ", ".join(f"{k}={v}" for k, v in r["differs"].items())
+                console.print(f"{Path(r['run']).name}: {settings}", markup=False, highlight=False, soft_wrap=True)
+    _print_findings(ledger.findings())
+    _exit_on_error(ledger.findings())
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
-    """Write report.html again from what the run folder holds."""
+def report(run: Annotated[Path, typer.Argument(help="Run folder.")], json_: Json = False) -> None:
+    """Write report.html again."""
     from tercel.engine.run import Run
     from tercel.report.html import write_report
 
-    typer.echo(str(write_report(Run.open(run).path)))
+    path = write_report(Run.open(run).path)
+    typer.echo(json.dumps({"run": str(run), "report": str(path)}) if json_ else str(path))
 
 
 def _console() -> Any:
     """Standard output; wide enough for whole tables when it is a pipe or a file."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 140)
+    return Console(width=None if sys.stdout.isatty() else 1000)
 
 
 # -- printing -------------------------------------------------------------------------------------------------------
 
 
 def _say(message: str) -> None:
-    typer.echo(message, err=True)
+    from tercel.progress import write_line
+
+    write_line(message)
 
 
 def _observers() -> Sequence[Any]:
@@ -259,10 +285,10 @@ def _observers() -> Sequence[Any]:
     return (Terminal(),)
 
 
-def _progress(unit: str) -> Any:
-    from tercel.progress import bar
+def _progress(*units: str) -> Any:
+    from tercel.progress import bars
 
-    return bar(unit)
+    return bars(*units)
 
 
 def _print_findings(findings: Iterable[Finding]) -> None:
@@ -270,12 +296,23 @@ def _print_findings(findings: Iterable[Finding]) -> None:
         _say(str(f))
 
 
+def _exit_on_error(findings: Iterable[Finding]) -> None:
+    if any(f.severity is Severity.ERROR for f in findings):
+        raise typer.Exit(1)
+
+
 def _print_scores(
-    scores: Sequence[Score], findings: Sequence[Finding], as_json: bool, *, run: str | None = None, report: Any = None, data: str = ""
+    scores: Sequence[Score],
+    findings: Sequence[Finding],
+    as_json: bool,
+    *,
+    run: str | None = None,
+    report: Any = None,
+    data: str = "",
 ) -> None:
     if as_json:
-        out = {"scores": [s.to_json() for s in scores], "findings": [f.to_json() for f in findings], "run": run, "data": data}
-        typer.echo(json.dumps(out, allow_nan=False))
+        parts = {"scores": [s.to_json() for s in scores], "findings": [f.to_json() for f in findings]}
+        typer.echo(json.dumps({**parts, "run": run, "data": data}, allow_nan=False))
         return
     _print_findings(findings)
     from tercel.report.tables import print_scores
@@ -305,14 +342,20 @@ def _summary(path: Path, as_json: bool) -> None:
         out = {k: metrics[k] for k in ("scores", "findings", "checkpoint", "last")} | {"run": str(path)}
         typer.echo(json.dumps(out))
         return
+    from tercel.report.reading import to_finding
     from tercel.report.tables import print_scores
 
+    _print_findings(f for f in map(to_finding, metrics["findings"]) if f.severity is not Severity.INFO)
     judged = metrics["report"]
     print_scores(_console(), [Score.from_json(s) for s in metrics["scores"]], judged["table"], judged["sizes"])
 
 
 def main() -> None:
     """Entry point: errors become one message and an exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal without Unicode gets ? instead of a crash
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # large pictures are our daily bread
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
@@ -322,20 +365,37 @@ def main() -> None:
         typer.echo(f"tercel {__version__}")
         return
     try:
-        app(args=arguments, prog_name="tercel")  # exits by itself: 0, or 2 for wrong usage
-    except TercelError as e:
-        if debug:
-            raise
-        _say(f"error: {e}")
-        raise SystemExit(getattr(e, "exit_code", 2)) from e
+        app(args=arguments, prog_name="tercel")  # exits by itself: 0, 2 for wrong usage, 130 after Ctrl-C
+    except SystemExit as e:
+        if e.__context__ is not None and isinstance(e.__context__.__cause__, KeyboardInterrupt):
+            _say("stopped")
+        raise
     except KeyboardInterrupt as e:
         _say("stopped")
         raise SystemExit(130) from e
     except Exception as e:
         if debug:
             raise
-        _say(f"bug in tercel: {type(e).__name__}: {e}\n  remedy: run it again with --debug and report what it prints")
-        raise SystemExit(3) from e
+        message, code = _explain(e)
+        _say(message)
+        raise SystemExit(code) from e
+
+
+def _explain(e: BaseException) -> tuple[str, int]:
+    """What to say of an error, and the exit code: 2 when the user or the machine can mend it, 3 when only we can."""
+    if isinstance(e, TercelError):
+        return f"error: {e}", getattr(e, "exit_code", 2)
+    if isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(e):
+        return f"error: out of memory: {e}\n  remedy: lower train.batch, data.size or data.cache_gb", 2
+    if isinstance(e, OSError) and e.strerror:
+        place = f"{e.filename}: " if e.filename else ""
+        return (
+            f"error: {place}{e.strerror}\n  remedy: check the path, its permissions and the space left on the disk",
+            2,
+        )
+    if isinstance(e, RuntimeError) and isinstance(e.__cause__, MemoryError | OSError):  # a loader's worker met it
+        return _explain(e.__cause__)
+    return f"bug in tercel: {type(e).__name__}: {e}\n  remedy: run it again with --debug and report what it prints", 3
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import json
 import math
 import types
@@ -26,6 +27,11 @@ def num(default: float, low: float, high: float) -> Any:
     return field(default=default, metadata={"low": low, "high": high})
 
 
+def nums(default: tuple[Any, ...], low: float, high: float, rising: bool = False) -> Any:
+    """A list of numbers, not empty, with the legal range of each; `rising`: each larger than the one before."""
+    return field(default=default, metadata={"low": low, "high": high, "rising": rising})
+
+
 class _Checked:
     """Every value is checked at birth, so a recipe in Python is held to the same rules as `--set`."""
 
@@ -33,10 +39,21 @@ class _Checked:
         hints = typing.get_type_hints(type(self))
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
             value = _convert(getattr(self, f.name), hints[f.name], f"{type(self).__name__}.{f.name}")
-            low, high = f.metadata.get("low"), f.metadata.get("high")
-            if low is not None and high is not None and isinstance(value, int | float) and not low <= value <= high:
-                raise TercelError(f"{type(self).__name__}.{f.name} = {value} lies outside {low}..{high}")
+            _check_range(value, f.metadata, f"{type(self).__name__}.{f.name}")
             object.__setattr__(self, f.name, value)
+
+
+def _check_range(value: Any, metadata: Mapping[str, Any], key: str) -> None:
+    if "low" not in metadata or isinstance(value, bool):
+        return
+    low, high = metadata["low"], metadata["high"]
+    values = value if isinstance(value, tuple) else (value,)
+    if not values:
+        raise TercelError(f"{key} is empty", f"give it numbers between {low} and {high}")
+    if not all(low <= v <= high for v in values):
+        raise TercelError(f"{key} = {value} lies outside {low}..{high}", "choose a value within")
+    if metadata.get("rising") and any(a >= b for a, b in itertools.pairwise(values)):
+        raise TercelError(f"{key} = {value} does not rise", "list it in rising order, each once")
 
 
 # -- reading and writing ------------------------------------------------------------------------------------------
@@ -103,7 +120,9 @@ def _set(config: Any, path: list[str], text: str, key: str) -> Any:
         if not dataclasses.is_dataclass(old):
             raise TercelError(f"{key!r}: {name!r} is a value and has no fields")
         return dataclasses.replace(config, **{name: _set(old, rest, text, key)})
-    return dataclasses.replace(config, **{name: _convert(_parse(text), hints[name], key)})
+    value = _convert(_parse(text), hints[name], key)
+    _check_range(value, next(f.metadata for f in dataclasses.fields(config) if f.name == name), key)
+    return dataclasses.replace(config, **{name: value})
 
 
 def _keys(config: Any) -> list[str]:
@@ -184,7 +203,7 @@ def _convert(value: Any, hint: Any, key: str) -> Any:  # noqa: PLR0911, PLR0912 
 class Data(_Checked):
     """How pictures reach the network."""
 
-    size: tuple[int, int] = (320, 320)  # network input (height, width) in px
+    size: tuple[int, int] = nums((320, 320), 8, 16_384)  # network input (height, width) in px
     fill: int = num(114, 0, 255)  # grey of the letterbox border
     workers: int = num(2, 0, 64)  # loader threads; 0 = load in the training thread
     cache_gb: float = num(4.0, 0, 4096)  # RAM for decoded pictures; what does not fit is cached on disk
@@ -219,8 +238,8 @@ class SmallNet(_Checked):
     """Our small backbone: patch stem, dense 3x3 residual blocks, quick in bf16 on CPUs (docs/decisions)."""
 
     stem: int = num(32, 8, 512)
-    widths: tuple[int, ...] = (32, 64, 128, 256)  # at strides 4, 8, 16, 32
-    depths: tuple[int, ...] = (1, 2, 2, 1)
+    widths: tuple[int, ...] = nums((32, 64, 128, 256), 1, 8192)  # at strides 4, 8, 16, 32
+    depths: tuple[int, ...] = nums((1, 2, 2, 1), 0, 64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,10 +307,12 @@ class Model(_Checked):
     backbone: SmallNet | TimmNet = SmallNet()
     neck: Fpn | Pan = Pan()
     head: BoxHead = BoxHead()
-    strides: tuple[int, ...] = (8, 16, 32)
+    strides: tuple[int, ...] = nums((8, 16, 32), 1, 128, rising=True)
     norm: Literal["batch", "group"] = "batch"
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, subtracted inside the network
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    mean: tuple[float, float, float] = nums(
+        (123.675, 116.28, 103.53), -1000, 1000
+    )  # RGB, subtracted inside the network
+    std: tuple[float, float, float] = nums((58.395, 57.12, 57.375), 1e-3, 1000)
 
 
 # -- training, evaluation ---------------------------------------------------------------------------------------
@@ -333,7 +354,9 @@ class Evaluate(_Checked):
     max_detections: int = num(300, 1, 1_000_000)  # per picture; a picture that reaches it is reported
     max_candidates: int = num(3000, 1, 10_000_000)  # per picture, before suppression
     show_score: float = num(0.3, 0, 1)  # detections drawn on pictures
-    select: str = "AP"  # the score whose highest value in the log names best
+    select: Literal["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "F1"] = (
+        "AP"  # the score whose highest value in the log names best
+    )
     resamples: int = num(200, 0, 100_000)  # bootstrap over pictures for the intervals; 0 = no intervals
 
 

@@ -21,10 +21,10 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     Raises:
         TercelError: the disk is full or the folder cannot be written; the old file is still there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as f:
             temporary = f.name
             f.write(data)
@@ -56,13 +56,15 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError as e:
-        raise TercelError(f"{path} does not exist") from e
+        raise TercelError(f"{path} does not exist", "check the path") from e
     except UnicodeDecodeError as e:
         raise TercelError(f"{path}: byte {e.start} is not UTF-8", "save the file as UTF-8") from e
     except json.JSONDecodeError as e:
-        raise TercelError(f"{path}:{e.lineno}: not JSON: {e.msg} (column {e.colno})") from e
+        raise TercelError(f"{path}:{e.lineno}: not JSON: {e.msg} (column {e.colno})", "was the file cut off?") from e
+    except (ValueError, RecursionError) as e:  # a number of thousands of digits, brackets in thousands
+        raise TercelError(f"{path}: not JSON that can be read: {e}", "write the file again") from e
     except OSError as e:
-        raise TercelError(f"cannot read {path}: {e.strerror or e}") from e
+        raise TercelError(f"cannot read {path}: {e.strerror or e}", "check the path and its permissions") from e
 
 
 def sync_folder(folder: Path) -> None:

@@ -45,7 +45,8 @@ class Finding:
 
     def __str__(self) -> str:
         where = f" [{', '.join(self.evidence)}{', ...' if self.count > len(self.evidence) else ''}]"
-        return f"{self.severity}: {self.message} ({self.count}x){where if self.evidence else ''}"
+        often = f" ({self.count}x)" if self.count > 1 else ""
+        return f"{self.severity}: {self.message}{often}{where if self.evidence else ''}"
 
 
 class Ledger:

@@ -116,7 +116,8 @@ class Objects:
                 rows = rows[None]
             if rows.size == 0:
                 rows = rows.astype(np.int64) if rows.dtype != np.bool_ else rows
-        return self.replace(**{n: getattr(self, n)[rows] for n in self.columns})
+        # Rows of what was checked need no second check.
+        return Objects._trusted(self.size, {n: _frozen(getattr(self, n)[rows]) for n in self.columns})
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -148,7 +149,8 @@ class Objects:
         for p in parts[1:]:
             if p.size != first.size or p.columns != first.columns:
                 raise ValueError(f"parts differ: {first.size} {first.columns} and {p.size} {p.columns}")
-        return first.replace(**{n: np.concatenate([getattr(p, n) for p in parts]) for n in first.columns})
+        columns = {n: _frozen(np.concatenate([getattr(p, n) for p in parts])) for n in first.columns}
+        return Objects._trusted(first.size, columns)
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists; `ignore` and other columns only when they say something."""
@@ -178,6 +180,11 @@ class Objects:
             and self.columns == other.columns
             and all(np.array_equal(getattr(self, n), getattr(other, n)) for n in self.columns)
         )
+
+
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+    array.setflags(write=False)
+    return array
 
 
 def _column(name: str, value: Any, dtype: type, trailing: tuple[int | None, ...], n: int) -> NDArray[Any]:

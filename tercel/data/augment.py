@@ -155,7 +155,9 @@ def visible_objects(
     if moved.area is not None:
         of_whole = np.divide(inside, whole, out=np.zeros_like(inside), where=whole > 0)
         columns["area"] = moved.area * share * of_whole
-    return moved.replace(**{name: value[stays] for name, value in columns.items()}), int((~stays).sum())
+    if stays.all():
+        return moved.replace(**{n: v for n, v in columns.items() if v is not getattr(moved, n)}), 0
+    return moved.replace(**columns)[stays], int((~stays).sum())
 
 
 def _ordered(boxes: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import glob
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,8 @@ def picture_size(path: Path) -> tuple[int, int]:
 def picture_header(path: Path) -> tuple[tuple[int, int], int]:
     """(H, W) of the upright picture, and its EXIF orientation 1..8 (1 = stored upright, 5..8 = sides exchanged)."""
     with _opened(path, None) as picture:
+        if picture.mode == "F":
+            raise _no_range(path, "float32")
         orientation = _orientation(picture)
         w, h = picture.size
     # Pillow gives the size of TIFF files after, of all others before their orientation.
@@ -82,40 +84,65 @@ def picture_header(path: Path) -> tuple[tuple[int, int], int]:
     return ((w, h) if swapped else (h, w)), orientation
 
 
+def check_whole(path: Path) -> None:
+    """Refuse a picture that was cut off, by its last bytes; only one that looks odd there is decoded.
+
+    Raises:
+        TercelError: no such file, or truncated.
+    """
+    ends = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
+    end = ends.get(os.path.splitext(path)[1].lower())
+    try:
+        with open(path, "rb") as f:
+            f.seek(-min(8, os.fstat(f.fileno()).st_size), os.SEEK_END)
+            odd = end is None or not f.read(8).endswith(end)
+    except OSError as e:
+        raise _unreadable(path, e) from e
+    if odd:
+        read_image(path)
+
+
 def find_pictures(items: Sequence[str]) -> list[Path]:
     """Picture files behind file names, folders (not their subfolders) and globs (`**` too); each once, in order.
+
+    What merely has a picture's name (a broken link, a text file) is listed too: reading it says what is wrong.
 
     Raises:
         TercelError: an item that does not exist, holds no picture, or is not a picture by its suffix.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}  # by normalised path: a picture that is named twice is one picture
+
+    def add(paths: Iterable[Path]) -> None:
+        for p in paths:
+            found.setdefault(os.path.abspath(p), p)
+
     for item in items:
         path = Path(item)
         if path.is_dir():
-            found |= dict.fromkeys(_in_folder(path))
-        elif path.exists():
+            add(_in_folder(path))
+        elif os.path.lexists(path):
             if not is_picture(path):
                 raise TercelError(f"{path} is not a picture by its suffix", f"pictures end in {' '.join(SUFFIXES)}")
-            found[path] = None
+            add([path])
         elif glob.has_magic(item):
             matches = [Path(m) for m in sorted(glob.glob(item, recursive=True)) if is_picture(m)]
-            files = [m for m in matches if m.is_file()]
+            files = [m for m in matches if not m.is_dir()]
             if not files:
                 raise TercelError(
                     f"no picture matches {item}", "check the pattern (quote it, so that the shell keeps it)"
                 )
-            found |= dict.fromkeys(files)
+            add(files)
         else:
             beside = sorted(p.name for p in path.parent.glob(f"{glob.escape(path.stem)}.*"))[:3]
             hint = f"there is {', '.join(beside)}" if beside else "check the spelling"
             raise TercelError(f"{path} does not exist", hint)
     if not found:
         raise TercelError("no pictures were named", "give picture files, folders or globs")
-    return list(found)
+    return list(found.values())
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    pictures = sorted(p for p in folder.iterdir() if is_picture(p) and p.is_file())
+    pictures = sorted(p for p in folder.iterdir() if is_picture(p) and not p.is_dir())
     if not pictures:
         below = sorted({str(p.parent) for p in folder.rglob("*") if is_picture(p) and p.is_file()})[:3]
         raise TercelError(
@@ -141,7 +168,10 @@ def _opened(path: Path, data: bytes | None) -> Image:
 
     try:
         return PIL.Image.open(path if data is None else io.BytesIO(data))
-    except (OSError, ValueError, SyntaxError, EOFError, PIL.Image.DecompressionBombError) as e:
+    except PIL.Image.DecompressionBombError as e:
+        reason = str(e).split(",")[0]
+        raise TercelError(f"{path}: too many pixels to read at once: {reason}", "cut it into tiles") from e
+    except (OSError, ValueError, SyntaxError, EOFError) as e:
         raise _unreadable(path, e) from e
 
 
@@ -149,6 +179,8 @@ def _unreadable(path: Path, e: Exception) -> TercelError:
     if Path(path).is_dir():
         return TercelError(f"{path} is a directory, not a picture", "rename or remove the directory")
     if isinstance(e, FileNotFoundError):
+        if os.path.islink(path):
+            return TercelError(f"{path} is a link to {os.readlink(path)}, which does not exist", "mend or remove it")
         return TercelError(f"{path} does not exist", "check the path")
     if Path(path).is_file() and Path(path).stat().st_size == 0:
         return TercelError(f"{path}: the picture is empty (0 bytes)", _REMEDY)
@@ -190,10 +222,12 @@ def _pixels(path: Path, picture: Image) -> NDArray[np.uint8]:
 def _wide(path: Path, grey: NDArray[Any]) -> NDArray[np.uint8]:
     """Grey values of 16 bits as RGB u8 by their high byte."""
     if not np.issubdtype(grey.dtype, np.integer) or (grey.size and (grey.min() < 0 or grey.max() > 65535)):
-        raise TercelError(
-            f"{path}: pixels of type {grey.dtype} have no known range", "convert the pictures to 8 or 16 bits"
-        )
+        raise _no_range(path, str(grey.dtype))
     return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _no_range(path: Path, kind: str) -> TercelError:
+    return TercelError(f"{path}: pixels of type {kind} have no known range", "convert the pictures to 8 or 16 bits")
 
 
 def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

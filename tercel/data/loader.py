@@ -409,7 +409,7 @@ def _join(parts: Sequence[Objects], ids: Sequence[str]) -> Objects:
         if p.track is None:
             shifted.append(p)
             continue
-        shifted.append(p.replace(track=p.track + tracks))
+        shifted.append(p.replace(track=np.where(p.track >= 0, p.track + tracks, p.track)))
         tracks += max(0, int(p.track.max()) + 1)
     return Objects.concat(shifted)
 

@@ -141,7 +141,7 @@ def _read_jsonl(path: Path, truth: Dataset, ledger: Ledger) -> dict[str, Objects
             f"{path}:1: version {header.get('version')} of {FORMAT}", f"this Tercel reads version {VERSION}"
         )
     names = header.get("classes")
-    if not isinstance(names, list):
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise TercelError(f"{path}:1: the header lists no classes", "write it with write_predictions")
     table = _class_table(names, truth.schema.classes)
     lookup, found, first = _Lookup(truth), {}, ""
@@ -185,6 +185,8 @@ def _json_line(path: Path, n: int, line: str) -> dict[str, Any]:
         value = json.loads(line)
     except json.JSONDecodeError as e:
         raise TercelError(f"{path}:{n}: not JSON: {e.msg} (column {e.colno})", "was the file cut off?") from e
+    except (ValueError, RecursionError) as e:
+        raise TercelError(f"{path}:{n}: not JSON that can be read: {e}", "correct the line") from e
     if not isinstance(value, dict):
         raise TercelError(f"{path}:{n}: not a JSON object", "write it with write_predictions")
     return value
@@ -264,7 +266,9 @@ def _read_texts(folder: Path, truth: Dataset, ledger: Ledger, corners: bool) -> 
     """One text file per picture; YOLO's when the lines begin with numbers and all shares are small."""
     files = odm.text_files(folder)
     if not files:
-        raise TercelError(f"{folder} holds no text file", f"predictions are {_LOOKS_LIKE}")
+        own = next((p for p in (folder / "preds.jsonl", folder / "predictions.jsonl") if p.is_file()), None)
+        hint = f"did you mean {own}?" if own else f"predictions are {_LOOKS_LIKE}"
+        raise TercelError(f"{folder} holds no text file", hint)
     lookup = _Lookup(truth)
     names: list[str] = []
     values: list[list[float]] = []

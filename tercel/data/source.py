@@ -118,7 +118,13 @@ def convert(
     dataset = read(source, max_drop=max_drop)
     merged = [] if parsed.split else _format_of(parsed).splits(parsed.path)
     split = split or parsed.split or "train"
-    target.write(dataset, out, split=split)
+    fresh = not out.exists()
+    try:
+        target.write(dataset, out, split=split)
+    except TercelError as e:
+        if fresh and out.exists():
+            e.remedy += f"; {out} is incomplete: remove it before you convert again"
+        raise
     single = out.is_file()
     back = target.read(out, None if single else split, Options(classes=dataset.schema.classes))
     kept = [r.objects if target.HOLDS_IGNORE else r.objects[~r.objects.ignore] for r in dataset.records]
@@ -140,7 +146,7 @@ def convert(
         message = f"ignored objects were left out: {to} has no place for them"
         findings.append(Finding("convert.ignored", Severity.WARNING, message, ignored))
     message = f"{len(back)} pictures and {objects_out} objects went in and came out as {to}"
-    return (*findings, Finding("convert.counts", Severity.INFO, message, objects_out, (str(out),)))
+    return (*findings, Finding("convert.counts", Severity.INFO, message, objects_out))
 
 
 # -- recognition --------------------------------------------------------------------------------------------------
@@ -160,14 +166,16 @@ def _format_of(source: Source) -> Format:
     if source.format is not None:
         named = FORMATS[source.format]
         if not named.matches(source.path):
-            raise TercelError(
-                f"{source.path} is no {source.format} source: looked for {named.LOOKS_LIKE}", _nearest(source)
-            )
+            empty = source.path.is_file() and not source.path.stat().st_size
+            what = f"{source.path} is empty" if empty else f"{source.path} is no {source.format} source"
+            hint = _nearest(source) or "check the path and the format"
+            raise TercelError(f"{what}: looked for {named.LOOKS_LIKE}", hint)
         return named
     found = [f for f in FORMATS.values() if f.matches(source.path)]
     if not found:
-        looked = "; ".join(f"{f.NAME}: {f.LOOKS_LIKE}" for f in FORMATS.values())
-        raise TercelError(f"{source.path} holds no data set that Tercel knows. Looked for {looked}", _nearest(source))
+        looked = "\n  ".join(f"{f.NAME}: {f.LOOKS_LIKE}" for f in FORMATS.values())
+        hint = _nearest(source) or "check the path"
+        raise TercelError(f"{source.path} holds no data set that Tercel knows. Looked for\n  {looked}", hint)
     if len(found) > 1:
         names = [f.NAME for f in found]
         raise TercelError(

@@ -12,7 +12,6 @@ Shape legend: H, W picture; P polygon corners; 3 = RGB; float colours in 0..255.
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tercel.core.files import write_atomic, write_json
+from tercel.core.files import read_json, write_atomic, write_json
 from tercel.core.finding import TercelError
 from tercel.core.geometry import clip_boxes
 from tercel.core.objects import Objects
@@ -346,11 +345,14 @@ def _write_all(out: Path, recipe: dict[str, Any], draw: Callable[[np.random.Gene
         raise TercelError(f"{out} is a file", "choose another folder")
     if out.is_dir() and any(out.iterdir()):
         marker = out / MARKER
-        if marker.is_file() and json.loads(marker.read_text()) == recipe:
+        if marker.is_file() and read_json(marker) == recipe:
             return out / "data.yaml"
         raise TercelError(f"{out} is not empty and holds another data set", "choose another folder or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as e:
+        raise TercelError(f"cannot write {out}: {e.strerror or e}", "choose another folder") from e
     try:
         index = 0
         for split, count in counts.items():

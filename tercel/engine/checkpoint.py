@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +35,21 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -
     Raises:
         TercelError: the disk is full or read-only; the checkpoint that was there is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(plain, temporary, {"tercel": json.dumps({"format": FORMAT, **header})})
         with open(temporary, "rb+") as f:
             os.fsync(f.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
     except (OSError, SafetensorError) as e:
-        temporary.unlink(missing_ok=True)
-        raise TercelError(
-            f"cannot write the checkpoint {path}: {e}",
-            "free some space; the previous checkpoint is untouched and `tercel resume` continues from it",
-        ) from e
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        old = "the previous checkpoint is untouched and `tercel resume` continues from it" if path.exists() else ""
+        hint = f"free some space; {old or 'there is no earlier checkpoint: start again'}"
+        raise TercelError(f"cannot write the checkpoint {path}: {e}", hint) from e
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -59,15 +60,33 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if not path.is_file():
         raise TercelError(f"there is no checkpoint {path}", "train first, or name another run")
+    header = read_header(path)
     try:
         with safe_open(path, framework="pt") as f:
-            header = json.loads((f.metadata() or {})["tercel"])
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, KeyError, ValueError) as e:
+    except (SafetensorError, OSError) as e:
         raise TercelError(f"{path} is not a readable Tercel checkpoint: {e}", "use another checkpoint") from e
-    if header.get("format") != FORMAT:
-        raise TercelError(f"{path} has checkpoint format {header.get('format')}, this Tercel reads {FORMAT}")
     return tensors, header
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself, without its tensors.
+
+    Raises:
+        TercelError: missing, cut short, or not written by Tercel.
+    """
+    if not path.is_file():
+        raise TercelError(f"there is no checkpoint {path}", "train first, or name another run")
+    try:
+        with safe_open(path, framework="pt") as f:
+            header: dict[str, Any] = json.loads((f.metadata() or {})["tercel"])
+            found, _ = header["format"], (header["recipe"], header["schema"], header["probe"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
+        raise TercelError(f"{path} is not a readable Tercel checkpoint: {e}", "use another checkpoint") from e
+    if found != FORMAT:
+        hint = "use the Tercel that wrote it"
+        raise TercelError(f"{path} has checkpoint format {found}, this Tercel reads {FORMAT}", hint)
+    return header
 
 
 def load_detector(path: Path) -> tuple[Detector, Recipe, Schema, dict[str, Any]]:

@@ -223,9 +223,7 @@ class Fit:
         weight = torch.zeros((), device=self.runtime.device)
         facts: dict[str, float] = {}
         for i, batch in enumerate(group):
-            last = i == len(group) - 1
-            quiet = self.wrapped.no_sync() if self.world.size > 1 and not last else contextlib.nullcontext()  # type: ignore[operator]
-            with quiet:
+            with self._together(i == len(group) - 1):
                 images = batch.tensor().to(self.runtime.device, non_blocking=True)
                 with self.runtime.autocast():
                     raw = self.wrapped(images)
@@ -247,12 +245,19 @@ class Fit:
         s.average.update(s.model)
         s.step += 1
         info = StepInfo(
-            step=s.step, epoch=s.epoch, losses=losses, lr=lr, grad_norm=norm, n_objects=int(facts["truths"]), starved=int(facts["starved"]),
+            step=s.step, epoch=s.epoch, losses=losses, lr=lr, grad_norm=norm,
+            n_objects=int(facts["truths"]), starved=int(facts["starved"]),
             seconds=time.perf_counter() - self.started, data_seconds=self.waited,
             pictures=sum(len(b.ids) for b in group) * self.world.size,
         )  # fmt: skip
         for o in self.observers:
             o.on_step(info)
+
+    def _together(self, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Gradients are exchanged once per update: with its last batch."""
+        if isinstance(self.wrapped, torch.nn.parallel.DistributedDataParallel) and not last:
+            return self.wrapped.no_sync()
+        return contextlib.nullcontext()
 
     def _normalise(self, weight: Tensor) -> float:
         """Gradients of sums -> gradient of the mean over the whole update, clipped; returns the norm before clipping.

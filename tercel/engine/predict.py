@@ -1,42 +1,71 @@
-"""Detections on pictures that have no labels: JSON lines, and drawn copies made by the report."""
+"""Detections on pictures that have no labels."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from tercel.config import Data, Recipe
 from tercel.core.finding import Finding, Ledger, Severity, TercelError
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset, Frame, Record
 from tercel.core.schema import Schema
-from tercel.data.images import picture_size, read_image
+from tercel.data.cache import Picture, PictureStore
+from tercel.data.images import FILL, picture_size, read_image
 from tercel.engine.device import Runtime
 from tercel.engine.evaluate import Progress, detect, plain_loader
 from tercel.models.detector import Detector
 
 
-def pictures_dataset(paths: Sequence[Path], schema: Schema) -> tuple[Dataset, tuple[Finding, ...]]:
-    """Records without truth; a picture that cannot be read is left out and reported.
+class PatientStore(PictureStore):
+    """Decodes at each use, keeps nothing, and stands a grey picture in for one that cannot be decoded.
+
+    `broken` then says which and why: whoever predicts leaves those out afterwards, so that nothing is decoded twice
+    merely to find out whether it can be.
+    """
+
+    def __init__(self, sizes: dict[Path, tuple[int, int]]) -> None:
+        super().__init__([], 0, Path())
+        self.sizes = sizes
+        self.broken: dict[Path, str] = {}
+
+    def get(self, path: Path) -> Picture:
+        try:
+            picture = read_image(path)
+            if picture.shape[:2] == tuple(self.sizes[path]):
+                return picture
+            self.broken[path] = f"{path}: its header tells another size than its pixels have"
+        except TercelError as e:
+            self.broken[path] = e.message
+        return np.full((*self.sizes[path], 3), FILL, np.uint8)
+
+
+def pictures_dataset(paths: Sequence[Path], schema: Schema, ledger: Ledger) -> Dataset:
+    """Records without truth; a picture whose header cannot be read is left out and counted.
 
     Ids are file names where those are unique, else whole paths.
     """
-    ledger = Ledger()
-    names = [p.name for p in paths]
+    names = Counter(p.name for p in paths)
     records = []
-    for path, name in zip(paths, names, strict=True):
+    for path in paths:
+        id = path.name if names[path.name] == 1 else str(path)
         try:
+            id.encode()
             size = picture_size(path)
-            read_image(path)  # headers can lie: only a decoded picture is a picture
+        except UnicodeEncodeError:
+            leave_out(ledger, f"{str(path)!r}: the file name is not UTF-8")
         except TercelError as e:
-            ledger.add("predict.unreadable", Severity.ERROR, "pictures could not be read and were left out", e.message)
-            continue
-        id = name if names.count(name) == 1 else str(path)
-        records.append(Record(id, (Frame(path),), size, Objects.empty(size), source=str(path)))
-    if not records:
-        first = ledger.findings()[0].evidence[0] if ledger.findings() else "nothing given"
-        raise TercelError(f"none of {len(paths)} pictures could be read, for example: {first}")
-    return Dataset(schema, tuple(records), source="pictures"), ledger.findings()
+            leave_out(ledger, e.message)
+        else:
+            records.append(Record(id, (Frame(path),), size, Objects.empty(size), source=str(path)))
+    return Dataset(schema, tuple(records), source="pictures")
+
+
+def leave_out(ledger: Ledger, why: str) -> None:
+    ledger.add("predict.unreadable", Severity.ERROR, "pictures could not be read and were left out", why)
 
 
 def predict_pictures(
@@ -47,8 +76,25 @@ def predict_pictures(
     data: Data | None = None,
     progress: Progress | None = None,
 ) -> tuple[Dataset, dict[str, Objects], tuple[Finding, ...]]:
-    """Detections by id on the original canvases, with the records they belong to."""
-    dataset, findings = pictures_dataset(paths, model.schema)
-    loader = plain_loader(dataset, data or recipe.data, recipe.evaluate)
-    found, more = detect(model, loader, recipe.evaluate, runtime, progress)
-    return dataset, found, (*findings, *more)
+    """Detections by id on the original canvases, with the records they belong to.
+
+    Raises:
+        TercelError: not one of the pictures can be read.
+    """
+    ledger = Ledger()
+    dataset = pictures_dataset(paths, model.schema, ledger)
+    found: dict[str, Objects] = {}
+    if len(dataset):
+        store = PatientStore({r.frames[0].path: r.size for r in dataset.records})
+        loader = plain_loader(dataset, data or recipe.data, recipe.evaluate, store=store)
+        found, more = detect(model, loader, recipe.evaluate, runtime, progress)
+        ledger.extend(more)
+        for why in store.broken.values():
+            leave_out(ledger, why)
+        dataset = dataset.subset([r.id for r in dataset.records if r.frames[0].path not in store.broken])
+    findings = ledger.findings()
+    if not len(dataset):
+        first = next((f.evidence[0] for f in findings if f.check == "predict.unreadable"), "nothing given")
+        hint = "replace it" if len(paths) == 1 else "name other pictures"
+        raise TercelError(f"none of the {len(paths)} pictures can be read; the first: {first}", hint)
+    return dataset, {r.id: found[r.id] for r in dataset.records}, findings

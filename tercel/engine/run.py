@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,29 @@ from typing import Any
 from tercel import __version__
 from tercel.config import Recipe, dump, flat, load
 from tercel.core.files import read_json, write_atomic, write_json
-from tercel.core.finding import TercelError
+from tercel.core.finding import Ledger, Severity, TercelError
 from tercel.core.schema import Schema
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "hotcoco", "pillow", "safetensors")
+
+
+class _Table(dict[str, Any]):
+    """What run.json holds; a key that is missing is an error with a place, not a bug."""
+
+    def __init__(self, path: Path, values: Any, name: str = "") -> None:
+        if not isinstance(values, dict):
+            raise TercelError(f"{path} is damaged: {name or 'it'} is no JSON object", _DAMAGED)
+        super().__init__(values)
+        self.path, self.name = path, name
+        for key in () if name else ("recipe", "schema", "train", "val"):
+            if key in values:
+                self[key] = _Table(path, values[key], key)
+
+    def __missing__(self, key: str) -> Any:
+        raise TercelError(f"{self.path} is damaged: {self.name or 'it'} has no {key!r}", _DAMAGED)
+
+
+_DAMAGED = "restore it from a copy; the checkpoints beside it carry their own recipe, so `tercel predict` still works"
 
 
 class Run:
@@ -42,7 +61,7 @@ class Run:
         """A new folder under `out`; its name is `name`, or recipe, date and time.
 
         Raises:
-            TercelError: the folder exists and is not empty; nothing is overwritten.
+            TercelError: as `check`, or a folder that cannot be made.
         """
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         safe = re.sub(r"[^A-Za-z0-9._-]+", "-", recipe.name)
@@ -51,16 +70,41 @@ class Run:
         while not name and path.exists():  # two runs within a second
             number += 1
             path = out / f"{safe}-{stamp}-{number}"
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise TercelError(
-                f"{path} exists already and nothing in it will be overwritten",
-                f"choose another --name, or continue it with `tercel resume {path}`",
-            )
+        Run.check(out, path.name)
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise TercelError(f"cannot create {path}: {e.strerror}", "choose another --out") from e
         return Run(path)
+
+    @staticmethod
+    def check(out: Path, name: str) -> None:
+        """
+        Raises:
+            TercelError: a name that is no folder name; a folder that exists and is not empty: nothing is overwritten.
+        """
+        if name in {"", ".", ".."} or "/" in name or not name.isprintable() or len(name.encode()) > 200:
+            hint = "give a short name without slashes; --out says where it lies"
+            raise TercelError(f"{name[:200]!r} cannot name a run's folder", hint)
+        path = out / name
+        try:
+            taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        except OSError as e:
+            raise TercelError(f"cannot look into {path}: {e.strerror}", "choose another --out") from e
+        if taken:
+            more = f", or continue it with `tercel resume {path}`" if (path / "run.json").is_file() else ""
+            raise TercelError(
+                f"{path} exists already and nothing in it will be overwritten", f"choose another --name{more}"
+            )
+
+    def discard(self) -> None:
+        """Remove the folder again, if it holds nothing but what `create`, `writing` and `write_info` put there."""
+        with suppress(OSError):
+            (self.path / "checkpoints").rmdir()
+            if {p.name for p in self.path.iterdir()} <= {"run.json", ".lock"}:
+                self.info_path.unlink(missing_ok=True)
+                (self.path / ".lock").unlink(missing_ok=True)
+                self.path.rmdir()
 
     @staticmethod
     def open(path: Path) -> Run:
@@ -82,7 +126,10 @@ class Run:
     @property
     def info(self) -> dict[str, Any]:
         if self._info is None:
-            self._info = dict(read_json(self.info_path))
+            try:
+                self._info = _Table(self.info_path, read_json(self.info_path))
+            except TercelError as e:
+                raise TercelError(e.message, _DAMAGED) from e
         return self._info
 
     def write_info(self, **changes: Any) -> None:
@@ -93,7 +140,12 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        return load(Recipe, self.info["recipe"])
+        try:
+            return load(Recipe, self.info["recipe"])
+        except TypeError as e:  # a field without default is missing
+            raise TercelError(f"{self.info_path} is damaged: {e}", _DAMAGED) from e
+        except TercelError as e:
+            raise TercelError(f"{self.info_path} (recipe): {e.message}", e.remedy) from e
 
     @property
     def schema(self) -> Schema:
@@ -103,8 +155,13 @@ class Run:
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one line; a value that is not finite becomes null, for JSON has none."""
-        with open(self.log_path, "a", encoding="utf-8") as f:
-            f.write(json.dumps(_finite(line), ensure_ascii=False) + "\n")
+        try:
+            with open(self.log_path, "a", encoding="utf-8") as f:
+                f.write(json.dumps(_finite(line), ensure_ascii=False) + "\n")
+        except OSError as e:
+            raise TercelError(
+                f"cannot write {self.log_path}: {e.strerror or e}", f"free some space, then `tercel resume {self.path}`"
+            ) from e
 
     def read_log(self) -> list[dict[str, Any]]:
         """All lines; a last line that a crash cut short is left out."""
@@ -120,7 +177,9 @@ class Run:
             except json.JSONDecodeError as e:
                 if number >= len(lines) - 1:
                     break
-                raise TercelError(f"{self.log_path}:{number}: not JSON: {e.msg}") from e
+                raise TercelError(
+                    f"{self.log_path}:{number}: not JSON: {e.msg}", "remove the broken line, or the whole file"
+                ) from e
         return out
 
     def truncate_log(self, step: int) -> int:
@@ -139,19 +198,24 @@ class Run:
         Raises:
             TercelError: another process holds it.
         """
-        with open(self.path / ".lock", "a+", encoding="utf-8") as f:
+        try:
+            lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as e:
+            raise TercelError(f"cannot write into {self.path}: {e.strerror or e}", "check its permissions") from e
+        try:
             try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as e:
-                f.seek(0)
-                owner = f.read().strip() or "unknown"
+                owner = os.read(lock, 20).decode(errors="replace").strip() or "unknown"
                 raise TercelError(
                     f"{self.path} is in use by process {owner}", "wait for it, or end that process first"
                 ) from e
-            f.truncate(0)
-            f.write(str(os.getpid()))
-            f.flush()
+            with suppress(OSError):  # the number only serves the message above; the lock holds on a full disk too
+                os.ftruncate(lock, 0)
+                os.write(lock, str(os.getpid()).encode())
             yield
+        finally:
+            os.close(lock)
 
 
 def provenance() -> dict[str, Any]:
@@ -197,8 +261,11 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def list_runs(out: Path) -> list[dict[str, Any]]:
+def list_runs(out: Path, ledger: Ledger | None = None) -> list[dict[str, Any]]:
     """One row per run under `out`, oldest first: name, status, data, scores, and the settings in which runs differ.
+
+    Args:
+        ledger: receives the runs that cannot be read; without one, the first of them is an error.
 
     Raises:
         TercelError: `out` is missing or holds no run.
@@ -208,19 +275,32 @@ def list_runs(out: Path) -> list[dict[str, Any]]:
         raise TercelError(f"there are no runs in {out}", "train one, or name the folder that holds them")
     rows, settings = [], []
     for path in paths:
-        run = Run(path)
-        info = run.info
-        metrics = read_json(run.metrics_path) if run.metrics_path.exists() else {"scores": []}
-        scores = {s["name"]: s for s in metrics["scores"] if not s["where"] and s["name"] in ("AP", "AP50", "AP75")}
-        settings.append(flat(run.recipe))
-        rows.append(
-            {
-                "run": str(path), "recipe": info["recipe"]["name"], "status": info["status"],
-                "started": info["started"], "seconds": info["seconds"], "train": info["train"]["source"],
-                "val": info["val"]["source"], "fingerprint": info["train"]["fingerprint"][:8],
-                "val_fingerprint": info["val"]["fingerprint"][:8], "scores": scores,
-            }
-        )  # fmt: skip
+        try:
+            row, recipe = _row(Run(path))
+        except TercelError as e:
+            if ledger is None:
+                raise
+            ledger.add("runs.damaged", Severity.ERROR, "runs that cannot be read were left out", e.message)
+            continue
+        rows.append(row)
+        settings.append(flat(recipe))
     for row, mine in zip(rows, settings, strict=True):
         row["differs"] = {k: v for k, v in mine.items() if any(other.get(k) != v for other in settings)}
     return rows
+
+
+def _row(run: Run) -> tuple[dict[str, Any], Recipe]:
+    info = run.info
+    metrics = read_json(run.metrics_path) if run.metrics_path.exists() else {}
+    try:
+        found = [s for s in metrics.get("scores", ()) if not s["where"] and s["name"] in ("AP", "AP50", "AP75")]
+        scores = {s["name"]: s for s in found}
+    except (AttributeError, KeyError, TypeError) as e:
+        raise TercelError(f"{run.metrics_path} is damaged: it holds no scores", "evaluate the run again") from e
+    row = {
+        "run": str(run.path), "recipe": info["recipe"]["name"], "status": info["status"],
+        "started": info["started"], "seconds": info["seconds"], "train": info["train"]["source"],
+        "val": info["val"]["source"], "fingerprint": info["train"]["fingerprint"][:8],
+        "val_fingerprint": info["val"]["fingerprint"][:8], "scores": scores,
+    }  # fmt: skip
+    return row, run.recipe

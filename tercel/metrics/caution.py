@@ -84,7 +84,8 @@ def _caps(truth: Pool, pred: Pool, classes: Sequence[str], ids: Sequence[str], c
                 f"score.cap_{what}",
                 Severity.WARNING,
                 f"pictures with {cap} or more {what} of one class (at most {most}) reach the cap of {cap} detections "
-                f"per picture and class, {effect}: raise evaluate.max_detections (score: --max-detections) to {advice} or more",
+                f"per picture and class, {effect}: raise evaluate.max_detections (score: --max-detections) "
+                f"to {advice} or more",
                 len(full),
                 tuple(f"{ids[picture[i]]} ({classes[label[i]]}: {count[i]})" for i in full[: Ledger.EXAMPLES].tolist()),
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,26 @@ KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 
 
 def safe_name(id: str) -> str:
-    """A file name (without suffix) made of an id: letters, digits, dot, dash and underscore, at most 80 characters."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(id).stem if "/" not in id else id).strip("._")
-    return name[-80:] or "picture"
+    """A file name (without suffix) made of an id: letters and digits of any script, dot, dash and underscore.
+
+    At most 80 characters and 200 bytes. Two ids may get one name: see `distinct_names`.
+    """
+    name = re.sub(r"[^\w.-]+", "_", Path(id).stem if "/" not in id else id)[-80:]
+    return name.encode()[-200:].decode(errors="ignore").strip("._") or "picture"
+
+
+def distinct_names(ids: Sequence[str]) -> list[str]:
+    """`safe_name` of each id; where several ids would share one (a.jpg and a.png), later ones are numbered."""
+    taken: set[str] = set()
+    out = []
+    for id in ids:
+        name, n = safe_name(id), 1
+        while name.casefold() in taken:
+            n += 1
+            name = f"{safe_name(id)}-{n}"
+        taken.add(name.casefold())
+        out.append(name)
+    return out
 
 
 def save_picture(path: Path, image: NDArray[np.uint8], quality: int = 88) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tercel.core.finding import Finding, Score, Severity
@@ -11,7 +12,7 @@ from tercel.report.reading import View
 from tercel.report.words import fixed
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, JustifyMethod
     from rich.table import Table
 
 _COUNTS = ("GT", "TP", "FP", "FN", "ignored")
@@ -27,58 +28,52 @@ def print_scores(
         table, sizes: rows of BoxReport (tercel.metrics.ap); what is undefined shows as a dash.
     """
     overall = [s for s in scores if "class" not in s.where]
-    out = _table(console, ("score", ""), ("value", "r"), ("95 %", "r"), ("n", "r"), ("where", ""))
-    for s in overall:
-        out.add_row(_text(s.name), fixed(s.value), interval(s), str(s.n), _text(_where(s)))
-    console.print(out)
+    rows = [[s.name, fixed(s.value), interval(s), str(s.n), _where(s)] for s in overall]
+    console.print(_table(console, _columns("score value 95% n where:3", text={"where"}), rows))
     if table:
         spread = {s.where.get("class"): s for s in scores if s.name == "AP" and set(s.where) == {"class"}}
-        counts = [c for c in _COUNTS if any(c in r for r in table)]
-        columns = [("class", ""), ("AP", "r"), ("95 %", "r"), ("AP50", "r"), *((c, "r") for c in counts)]
-        best = [("threshold", "r"), ("precision", "r"), ("recall", "r")]
-        out = _table(console, *columns, *best)
+        # What the terminal has no room for is left out in this order; report.html and --json have it all.
+        columns = _columns("class AP 95%:5 AP50 GT TP FP FN:3 ignored:1 threshold:4 precision recall")
+        rows = []
         for r in table:
             own = spread.get(r["class"])
-            out.add_row(
-                _text(str(r["class"])),
-                fixed(r.get("AP")),
-                interval(own) if own else "–",
-                fixed(r.get("AP50")),
-                *(str(r.get(c, "–")) for c in counts),
-                *(fixed(r.get(k)) for k, _ in best),
-            )
-        console.print(out)
+            head = [str(r["class"]), fixed(r.get("AP")), interval(own) if own else "–", fixed(r.get("AP50"))]
+            rows.append([*head, *_counts(r), *(fixed(r.get(k)) for k in ("threshold", "precision", "recall"))])
+        console.print()
+        console.print(_table(console, columns, rows))
     if sizes:
-        counts = [c for c in _COUNTS[:4] if any(c in r for r in sizes)]
-        columns = [("size", ""), ("AP", "r"), ("AP50", "r"), ("AR", "r"), *((c, "r") for c in counts)]
-        out = _table(console, *columns)
-        for r in sizes:
-            values = (fixed(r.get(k)) for k in ("AP", "AP50", "AR"))
-            out.add_row(_text(str(r["size"])), *values, *(str(r.get(c, "–")) for c in counts))
-        console.print(out)
+        rows = [[str(r["size"]), *(fixed(r.get(k)) for k in ("AP", "AP50", "AR")), *_counts(r)[:4]] for r in sizes]
+        console.print()
+        console.print(_table(console, _columns("size AP AP50 AR GT TP FP FN"), rows))
+
+
+def _counts(row: Mapping[str, Any]) -> list[str]:
+    return [str(row.get(c, "–")) for c in _COUNTS]
 
 
 def runs_table(console: Console, runs: Sequence[View]) -> Table:
     """One row per run: what it is, how far it came, its main scores; the newest last."""
     names = list(dict.fromkeys(s.name for v in runs for s in v.headline))[:4]
-    columns = [("run", ""), ("recipe", ""), ("status", ""), ("started", ""), ("epochs", "r"), ("minutes", "r")]
-    out = _table(console, *columns, *((n, "r") for n in names), ("data", ""))
+    words = " ".join(["run recipe:3 status started:4 epochs:5 minutes:2", *names, "data:1"])
+    rows = []
     for v in sorted(runs, key=lambda v: str(v.info.get("started"))):
         recipe, val = v.info.get("recipe") or {}, v.info.get("val") or {}
         done, planned = v.epochs
         seconds = v.info.get("seconds")
         scores = {s.name: s for s in v.headline}
-        out.add_row(
-            _text(v.name),
-            _text(str(recipe.get("name", "–"))),
-            v.status,
-            str(v.info.get("started") or "–")[:16].replace("T", " "),
-            f"{done}/{planned or '–'}",
-            fixed(seconds / 60 if isinstance(seconds, int | float) else None, 1),
-            *(fixed(scores[n].value) if n in scores else "–" for n in names),
-            _text(str(val.get("fingerprint") or "–")[:8]),
+        rows.append(
+            [
+                v.name,
+                str(recipe.get("name", "–")),
+                v.status,
+                str(v.info.get("started") or "–")[:16].replace("T", " "),
+                f"{done}/{planned or '–'}",
+                fixed(seconds / 60 if isinstance(seconds, int | float) else None, 1),
+                *(fixed(scores[n].value) if n in scores else "–" for n in names),
+                str(val.get("fingerprint") or "–")[:8],
+            ]
         )
-    return out
+    return _table(console, _columns(words, text={"recipe", "status", "started", "data"}), rows)
 
 
 def print_findings(console: Console, findings: Sequence[Finding]) -> None:
@@ -101,15 +96,48 @@ def _where(s: Score) -> str:
     return ", ".join(f"{k} {fixed(v) if isinstance(v, float) else v}" for k, v in s.where.items())
 
 
-def _table(console: Console, *columns: tuple[str, str]) -> Table:
-    """A table with two blanks between columns; a line under the header on a terminal only."""
+@dataclass(frozen=True)
+class _Column:
+    name: str
+    text: bool  # left-aligned
+    spare: int  # 0 = always shown; else left out when there is no room, the lowest number first
+
+
+def _columns(words: str, text: Collection[str] = ()) -> list[_Column]:
+    """ "class AP 95%:5" as columns: the first one and those in `text` hold words; a number makes one dispensable."""
+    out = []
+    for i, word in enumerate(words.split()):
+        name, _, spare = word.partition(":")
+        out.append(_Column(name.replace("95%", "95 %"), i == 0 or name in text, int(spare or 0)))
+    return out
+
+
+def _table(console: Console, columns: Sequence[_Column], rows: Sequence[Sequence[str]]) -> Table:
+    """A table with two blanks between columns that fits the terminal: dispensable columns go first, then the first
+    column is cut. A line under the header on a terminal only."""
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
 
-    style = box.SIMPLE_HEAD if console.is_terminal else None
-    out = Table(box=style, padding=(0, 1), pad_edge=False, show_edge=False, header_style="bold")
-    for name, side in columns:
-        out.add_column(name, justify="right" if side else "left", no_wrap=bool(side) or not console.is_terminal)
+    cells = [[_clean(c) for c in row] for row in rows]
+    width = [max(cell_len(c.name), *(cell_len(r[i]) for r in cells), 0) for i, c in enumerate(columns)]
+    width[0], first = min(width[0], 24), width[0]  # a long name is cut before a column is left out
+    kept = list(range(len(columns)))
+    while sum(width[i] for i in kept) + 2 * (len(kept) - 1) > console.width:
+        spare = [i for i in kept if columns[i].spare]
+        if not spare:
+            break
+        kept.remove(min(spare, key=lambda i: columns[i].spare))
+    style, blanks = (box.SIMPLE_HEAD, 1) if console.is_terminal else (None, 2)  # the box adds one of its own
+    out = Table(box=style, padding=(0, blanks, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+    rest = sum(width[i] + 2 for i in kept[1:])
+    width[0] = max(8, min(first, console.width - rest))
+    for i in kept:
+        c = columns[i]
+        side: JustifyMethod = "left" if c.text else "right"
+        out.add_column(_text(c.name), justify=side, no_wrap=True, overflow="ellipsis", width=width[i])
+    for r in cells:
+        out.add_row(*(_text(r[i]) for i in kept))
     return out
 
 

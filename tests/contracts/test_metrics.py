@@ -182,7 +182,7 @@ coordinates = hnp.arrays(np.float32, (5, 4), elements=st.floats(0, 100, width=32
     st.lists(st.floats(0, 1, width=32), min_size=5, max_size=5),
     st.lists(st.booleans(), min_size=5, max_size=5),
 )
-def test_scores_stay_within_bounds(judge, a, b, labels, scores, ignore):  # noqa: PLR0917
+def test_scores_stay_within_bounds(judge, a, b, labels, scores, ignore):
     """Any boxes at all, flat ones and ties included: scores in 0..1, and counts that add up."""
     a, b = (np.concatenate([np.minimum(x[:, :2], x[:, 2:]), np.maximum(x[:, :2], x[:, 2:])], axis=1) for x in (a, b))
     truth = Objects(SIZE, labels, a, ignore)

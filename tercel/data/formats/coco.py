@@ -195,8 +195,8 @@ def _sections(file: Path) -> dict[str, list[dict[str, Any]]]:
 def _categories(file: Path, categories: list[dict[str, Any]], options: Options) -> tuple[list[int], Schema]:
     """All category ids in their order, and the schema whose `category_ids` go with its classes."""
     try:
-        pairs = sorted((int(c["id"]), str(c["name"])) for c in categories)
-    except (KeyError, TypeError, ValueError) as e:
+        pairs = sorted((int(c["id"]), _text(c["name"])) for c in categories)
+    except (KeyError, TypeError, ValueError, OverflowError) as e:
         raise TercelError(f"{file}: a category without a whole-number id and a name", "give every category both") from e
     ids, names = [i for i, _ in pairs], [n for _, n in pairs]
     if len(set(ids)) != len(ids):
@@ -224,10 +224,10 @@ def _pictures(file: Path, images: list[dict[str, Any]], split: str) -> list[Pict
     for n, image in enumerate(images):
         where = f"{file} images[{n}]"
         try:
-            id_, name = str(image["id"]), str(image["file_name"])
+            id_, name = _text(image["id"]), _text(image["file_name"])
             size = (int(image["height"]), int(image["width"])) if "height" in image and "width" in image else None
         except (KeyError, TypeError, ValueError, OverflowError) as e:
-            raise TercelError(f"{where}: needs id, file_name, height and width", "complete the entry") from e
+            raise TercelError(f"{where}: needs id, file_name, height and width", "complete or correct the entry") from e
         if id_ in seen:
             raise TercelError(f"{where}: image id {id_} occurs twice", "give every picture its own id")
         seen.add(id_)
@@ -265,6 +265,17 @@ def _picture_folder(file: Path, images: list[dict[str, Any]], split: str) -> Pat
     return here
 
 
+def _text(value: Any) -> str:
+    """A name that is text or a number, and nothing else.
+
+    Raises:
+        TypeError: null, a list, an empty text.
+    """
+    if not isinstance(value, str | int) or value == "":
+        raise TypeError(value)
+    return str(value)
+
+
 # -- annotations --------------------------------------------------------------------------------------------------
 
 
@@ -289,12 +300,16 @@ def _rows(
         columns = _columns(annotations, index, classes)
     picture, labels, xywh, ignore, area = columns
     ids = [a["id"] for a in annotations if "id" in a]
+    if not all(isinstance(i, int | str) for i in ids):
+        n, odd = next((n, a["id"]) for n, a in enumerate(annotations) if not isinstance(a.get("id", 0), int | str))
+        raise TercelError(f"{file} annotations[{n}]: the id {odd!r:.50} is no number", "correct the id")
     if len(set(ids)) != len(ids):
         twice = next(i for i in ids if ids.count(i) > 1)
         raise TercelError(f"{file}: annotation id {twice} occurs twice", "give every annotation its own id")
     boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    known = np.isfinite(area)
-    own = box_area(boxes.astype(np.float32))
+    known = np.isfinite(area) & (area >= 0)
+    with np.errstate(invalid="ignore", over="ignore"):  # boxes that are not finite are left out later, and counted
+        own = box_area(boxes.astype(np.float32))
     area = np.where(known, area, own)
     differs = bool((area.astype(np.float32) != own)[np.isfinite(boxes).all(1)].any())
     return Rows(
@@ -316,7 +331,7 @@ def _columns(
     xywh = np.array([a["bbox"] for a in annotations], np.float64)
     if len(annotations) and xywh.shape != (len(annotations), 4):
         raise ValueError("bbox is x y width height")
-    ignore = np.array([bool(a.get("iscrowd", 0)) for a in annotations], np.bool_)
+    ignore = np.array([int(a.get("iscrowd", 0)) != 0 for a in annotations], np.bool_)
     area = np.array([a.get("area") for a in annotations], np.float64)  # None becomes NaN
     return picture, labels, xywh.reshape(-1, 4), ignore, area
 
@@ -335,7 +350,9 @@ def _usable(
             if not isinstance(a["bbox"], list) or one[2].shape != (1, 4):
                 raise ValueError
         except (KeyError, TypeError, ValueError):
-            message = "annotations without image_id, or without bbox as x y width height, were left out"
+            message = (
+                "annotations whose image_id, bbox (x y width height), area or iscrowd is missing or odd were left out"
+            )
             ledger.add("labels.fields", Severity.WARNING, message, where)
             continue
         if a["image_id"] not in index:

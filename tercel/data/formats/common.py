@@ -22,7 +22,7 @@ from tercel.core.finding import Ledger, Severity, TercelError
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset, Frame, Record
 from tercel.core.schema import Schema
-from tercel.data.images import SUFFIXES, picture_header
+from tercel.data.images import SUFFIXES, check_whole, picture_header
 
 ROUNDING = 0.01  # px: text files round coordinates; what sticks out by less is cut without being counted
 
@@ -150,17 +150,37 @@ def inside(folder: Path, name: str, where: str) -> Path:
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """Class names, one per line, in the order of their ids."""
-    return tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
+    """Class names, one per line, in the order of their ids.
+
+    Raises:
+        TercelError: not UTF-8, or a name that occurs twice (line named).
+    """
+    lines: dict[str, int] = {}
+    for n, line in enumerate(read_text(path).splitlines(), 1):
+        name = line.strip()
+        if name in lines:
+            where = f"{path}:{n}"
+            raise TercelError(f"{where}: class {name!r} stands in line {lines[name]} already", "give every name once")
+        if name:
+            lines[name] = n
+    return tuple(lines)
 
 
 def pictures_by_stem(folder: Path, below: bool = False) -> dict[str, list[Path]]:
-    """Pictures in `folder` by their relative path without suffix, sorted; `below`: in its subfolders too."""
+    """Pictures in `folder` by their relative path without suffix, sorted; `below`: in its subfolders too, linked
+    ones included (but a link to where we come from is not followed)."""
     found: dict[str, list[Path]] = {}
     if not folder.is_dir():
         return found
-    for base, folders, files in os.walk(folder):
+    here = os.path.realpath(folder)
+    seen = {here, *map(str, Path(here).parents)}
+    for base, folders, files in os.walk(folder, followlinks=True):
         folders.sort()
+        for link in [f for f in folders if os.path.islink(os.path.join(base, f))]:
+            real = os.path.realpath(os.path.join(base, link))
+            if real in seen:
+                folders.remove(link)
+            seen.add(real)
         prefix = os.path.relpath(base, folder)
         prefix = "" if prefix == "." else prefix.replace(os.sep, "/") + "/"
         for name in sorted([*files, *(f for f in folders if f.lower().endswith(SUFFIXES))]):
@@ -198,12 +218,14 @@ def check_pictures(
     """The pictures that are there, each with its true size, and the new index i64 [P] of each old one (-1 = left out).
 
     Raises:
-        TercelError: all missing; one unreadable; a declared size that is not that of the picture, with a message of
-            its own when the two are transposed (labels drawn on the picture before its EXIF rotation).
+        TercelError: all missing; some unreadable or cut off; a declared size that is not that of the picture, with a
+            message of its own when the two are transposed (labels drawn on the picture before its EXIF rotation).
     """
     kept: list[Picture] = []
+    bad: list[TercelError] = []
     index = np.full(len(pictures), -1, np.int64)
     for i, p in enumerate(pictures):
+        _refuse_odd_name(p)
         if options.pictures:
             if not os.path.lexists(p.path):
                 ledger.add(
@@ -213,11 +235,21 @@ def check_pictures(
                     f"{p.source}: {p.path}",
                 )
                 continue
-            size = _true_size(p, ledger)
+            try:
+                size, orientation = picture_header(p.path)
+                check_whole(p.path)
+            except TercelError as e:
+                bad.append(e)
+                continue
+            size = _true_size(p, size, orientation, ledger)
         else:
             size = p.size if p.size is not None and min(p.size) > 0 else picture_header(p.path)[0]
         index[i] = len(kept)
         kept.append(p if p.size == size else replace(p, size=size))
+    if bad:
+        more = f" ({len(bad)} of {len(pictures)} pictures of {source} cannot be read)" if len(bad) > 1 else ""
+        others = [e.message for e in bad[1:5]]
+        raise TercelError("\n       ".join([bad[0].message + more, *others]), bad[0].remedy)
     missing = len(pictures) - len(kept)
     if missing and (not kept or missing > max(0.5, options.max_drop) * len(pictures)):
         first = pictures[int(np.flatnonzero(index < 0)[0])].path
@@ -228,8 +260,14 @@ def check_pictures(
     return kept, index
 
 
-def _true_size(p: Picture, ledger: Ledger) -> tuple[int, int]:
-    size, orientation = picture_header(p.path)
+def _refuse_odd_name(p: Picture) -> None:
+    """Ids go into JSON and reports, which are UTF-8; file names on Linux may be any bytes."""
+    name = f"{p.id}{p.path}"
+    if not name.isascii() and any("\ud800" <= c <= "\udfff" for c in name):
+        raise TercelError(f"the file name {str(p.path)!r} is not UTF-8", "rename the picture")
+
+
+def _true_size(p: Picture, size: tuple[int, int], orientation: int, ledger: Ledger) -> tuple[int, int]:
     if orientation != 1:
         ledger.add(
             "pictures.exif_orientation",
@@ -269,8 +307,13 @@ def assemble(
     """Judge the rows, cut boxes at the picture, group by picture.
 
     Raises:
-        TercelError: more than `max_drop` of all rows lost, an id that occurs twice.
+        TercelError: more than `max_drop` of all rows lost, an id that occurs twice, a class name that no file can hold.
     """
+    for name in schema.classes:
+        if not name.strip() or any(ord(c) < 32 for c in name):
+            raise TercelError(
+                f"{source}: the class name {name!r} is empty or holds a control character", "rename the class"
+            )
     rows = rows.take(rows.picture >= 0)  # those of missing pictures, which check_pictures has counted
     total = len(rows.labels) + rows.lost
     sizes = np.array([p.size for p in pictures], np.float64).reshape(-1, 2)

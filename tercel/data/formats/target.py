@@ -72,8 +72,8 @@ def place_picture(source: Path, target: Path) -> None:
     Raises:
         TercelError: the picture does not exist, the target does, or the disk is full.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         real = source.resolve(strict=True)
         try:
             os.link(real, target)

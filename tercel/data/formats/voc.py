@@ -1,7 +1,9 @@
 """Pascal VOC: one XML file per picture, `Annotations/ JPEGImages/ ImageSets/Main/<split>.txt`, or XML beside pictures.
 
-Corners are read as continuous coordinates, as labelImg writes them (docs/decisions/0007-voc-corners.md). `difficult` objects
-are ignored ones. Class ids follow `classes.txt` where there is one, else the sorted names of ALL annotations of the
+Corners are read as continuous coordinates, as labelImg writes them (docs/decisions/0007-voc-corners.md). `difficult`
+objects are ignored ones.
+
+Class ids follow `classes.txt` where there is one, else the sorted names of ALL annotations of the
 folder, so that every split counts alike. A record's id is the name in the split file: the XML's path without suffix.
 """
 
@@ -71,14 +73,13 @@ def read(path: Path, split: str | None = None, options: Options | None = None) -
     beside = common.pictures_by_stem(layout.pictures, below=True)
     for stem, line in _stems(layout, split, annotations, beside):
         a = annotations.get(stem)
-        if a is None:
-            ledger.add("labels.none", Severity.INFO, "pictures without an annotation file count as negatives", line)
         picture = _picture(stem, a, beside, layout, line, owned=annotations)
         if picture is None:
-            ledger.add(
-                "pictures.missing", Severity.WARNING, "labels without their picture were left out", f"{line}: {stem}"
-            )
+            message = "names without picture and annotation file were left out"
+            ledger.add("pictures.missing", Severity.WARNING, message, f"{line}: {stem}")
             continue
+        if a is None:
+            ledger.add("labels.none", Severity.INFO, "pictures without an annotation file count as negatives", line)
         pictures.append(picture)
         chosen.append(a or _Annotation())
     if not pictures:

@@ -60,7 +60,7 @@ def read(path: Path, split: str | None = None, options: Options | None = None) -
     pictures = _pictures(layout, split, ledger, source)
     labels = [label_path(p.path, layout.root) for p in pictures]
     _orphans(pictures, labels, ledger)
-    texts = [(i, f, common.read_text(f)) for i, f in enumerate(labels) if f.is_file()]
+    texts = [(i, f, common.read_text(f)) for i, f in enumerate(labels) if os.path.lexists(f)]
     if not texts:
         raise TercelError(
             f"{source}: none of {len(pictures)} pictures has a label, for example {labels[0]}",
@@ -179,7 +179,10 @@ def _configured(config: Path) -> _Layout:
         data = yaml.safe_load(common.read_text(config))
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
-        raise TercelError(f"{config}:{mark.line + 1 if mark else 1}: not YAML: {getattr(e, 'problem', e)}") from e
+        problem = getattr(e, "problem", None) or "it cannot be read"
+        raise TercelError(
+            f"{config}:{mark.line + 1 if mark else 1}: not YAML: {problem}", "correct the line"
+        ) from e
     if not isinstance(data, dict):
         raise TercelError(f"{config}: not a mapping of names and splits", f"looked for {LOOKS_LIKE}")
     root = _root(config, data)
@@ -189,7 +192,10 @@ def _configured(config: Path) -> _Layout:
         value = data.get(key)
         if value is not None and value != "":
             entries = value if isinstance(value, list) else [value]
-            found[key] = [str(e) for e in entries]
+            if not all(isinstance(e, str) for e in entries):
+                hint = f"for example {key}: images/{key}"
+                raise TercelError(f"{config} ({key}): not a path or a list of paths", hint)
+            found[key] = entries
     return _Layout(root, found, _names(config, data), config)
 
 
@@ -198,11 +204,13 @@ def _root(config: Path, data: dict[str, Any]) -> Path:
     given = data.get("path")
     if not given:
         return config.parent
+    if not isinstance(given, str):
+        raise TercelError(f"{config} (path): not a path", "for example path: .")
     try:
-        root = common.inside(config.parent, str(given), str(config))
+        root = common.inside(config.parent, given, str(config))
     except TercelError:
         # Downloaded files often carry the path of the machine they were made on. We never follow it outside.
-        if any(data.get(s) and (config.parent / str(data[s])).exists() for s in _SPLITS):
+        if any(isinstance(data.get(s), str) and (config.parent / data[s]).exists() for s in _SPLITS):
             return config.parent
         raise
     return root if root.is_dir() else config.parent
@@ -227,11 +235,16 @@ def _names(config: Path, data: dict[str, Any]) -> tuple[str, ...] | None:
         names = [names[i] for i in range(len(names))]
     if names is None and isinstance(nc, int):
         names = list(range(nc))
-    if not isinstance(names, list):
+    if not isinstance(names, list) or not all(isinstance(n, str | int | float) for n in names):
         raise TercelError(f"{config}: names is no list or table of class names", "for example names: [ball, racket]")
     if nc is not None and nc != len(names):
         raise TercelError(f"{config}: nc is {nc} but there are {len(names)} names", "correct one of them")
-    return tuple(str(n) for n in names)
+    texts = tuple(str(n) for n in names)
+    for n in texts:
+        if not n.strip() or texts.count(n) > 1:
+            what = f"the class name {n!r} occurs twice" if n.strip() else "a class name is empty"
+            raise TercelError(f"{config}: {what}", "give every class its own name")
+    return texts
 
 
 # -- pictures -----------------------------------------------------------------------------------------------------

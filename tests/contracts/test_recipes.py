@@ -1,0 +1,100 @@
+"""What every recipe must keep; a new one is covered by its line in RECIPES."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import tercel
+from tercel import config, recipes
+from tercel.config import Recipe, dump, load
+from tercel.data import source, synth
+from tercel.engine import device
+from tercel.engine.dist import World
+from tercel.engine.fit import EvalInfo, Fit, StepInfo
+from tercel.engine.run import Run
+
+ROOT = Path(tercel.__file__).parent
+every = pytest.mark.parametrize("name", recipes.RECIPES)
+
+
+class Collect:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[StepInfo] = []
+
+    def on_start(self, run: Run, updates: int, step: int) -> None:
+        self.updates = updates
+
+    def on_step(self, info: StepInfo) -> None:
+        self.steps.append(info)
+
+    def on_eval(self, info: EvalInfo) -> None:
+        self.evaluated = info
+
+    def on_message(self, message: str) -> None:
+        pass
+
+    def on_end(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("recipes") / "set"
+    return synth.make_boxes(out, n=24, seed=5, size=(96, 128), splits={"train": 20 / 24, "val": 4 / 24})
+
+
+@every
+def test_runs_twenty_steps(name: str, shapes: Path, tmp_path: Path) -> None:
+    """Its own network, loss and augmentation, at a small input so that it takes seconds; every loss stays finite."""
+    r = recipes.get(name)
+    r = replace(
+        r,
+        data=replace(r.data, size=(64, 96), workers=1),
+        augment=replace(r.augment, close_epochs=1),
+        train=replace(r.train, epochs=4, batch=4, evaluate_every=4, sample_pictures=1),
+        evaluate=replace(r.evaluate, resamples=0),
+    )
+    train, val = (source.read(f"yolo:{shapes}#{s}") for s in ("train", "val"))
+    runtime, seen = device.choose(r.train), Collect()
+    fit = Fit(r, train, val, Run.create(tmp_path, r, "run"), runtime, World(runtime.device), (seen,))
+    before = [p.detach().clone() for p in fit.state.model.parameters()]
+    fit.run()
+    assert len(seen.steps) == seen.updates == 20
+    assert all(torch.isfinite(torch.tensor(list(s.losses.values()))).all() for s in seen.steps)
+    assert seen.evaluated.epoch == 4
+    assert all(not torch.equal(a, b) for a, b in zip(before, fit.state.model.parameters(), strict=True))
+
+
+@every
+def test_survives_json(name: str) -> None:
+    r = recipes.get(name)
+    assert load(Recipe, json.loads(json.dumps(dump(r)))) == r
+
+
+@every
+def test_says_what_to_expect(name: str) -> None:
+    assert len((recipes.RECIPES[name].__doc__ or "").split()) > 8
+    assert recipes.get(name).name == name
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    """A key that nothing reads is a promise that nothing keeps (turtle-3, crowd-18)."""
+    code = "\n".join(p.read_text() for p in ROOT.rglob("*.py") if p.name != "config.py")
+    classes = [c for c in vars(config).values() if isinstance(c, type) and dataclasses.is_dataclass(c)]
+    dead = [
+        f"{c.__name__}.{f.name}"
+        for c in classes
+        for f in dataclasses.fields(c)
+        if not re.search(rf"\.{f.name}\b", code) and not re.search(rf"[\"']{f.name}[\"']", code)
+    ]
+    assert len(classes) > 10
+    assert dead == []
