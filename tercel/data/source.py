@@ -114,7 +114,8 @@ def convert(
     parsed, out = parse(source), Path(out)
     inside = parsed.path if parsed.path.is_dir() else parsed.path.parent
     if out.resolve().is_relative_to(inside.resolve()):
-        raise TercelError(f"{out} lies inside the source {inside}, which would then hold two data sets", "choose another folder")
+        message = f"{out} lies inside the source {inside}, which would then hold two data sets"
+        raise TercelError(message, "choose another folder")
     dataset = read(source, max_drop=max_drop)
     merged = [] if parsed.split else _format_of(parsed).splits(parsed.path)
     split = split or parsed.split or "train"
@@ -139,7 +140,7 @@ def convert(
         )
     findings = list(dataset.findings)
     if len(merged) > 1:
-        message = f"the source names no split: all of them became one, {split!r}; convert {', '.join(merged)} one by one"
+        message = f"no split was named, all became one, {split!r}: to keep {', '.join(merged)}, convert each"
         findings.append(Finding("convert.merged", Severity.WARNING, message, len(merged)))
     ignored = sum(len(r.objects) for r in dataset.records) - objects_in
     if ignored:

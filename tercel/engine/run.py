@@ -24,6 +24,10 @@ from tercel.core.schema import Schema
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "hotcoco", "pillow", "safetensors")
 
 
+class DamagedError(TercelError, KeyError):
+    """run.json lacks a key; also a KeyError, so that whoever has a default for it can use that."""
+
+
 class _Table(dict[str, Any]):
     """What run.json holds; a key that is missing is an error with a place, not a bug."""
 
@@ -37,7 +41,7 @@ class _Table(dict[str, Any]):
                 self[key] = _Table(path, values[key], key)
 
     def __missing__(self, key: str) -> Any:
-        raise TercelError(f"{self.path} is damaged: {self.name or 'it'} has no {key!r}", _DAMAGED)
+        raise DamagedError(f"{self.path} is damaged: {self.name or 'it'} has no {key!r}", _DAMAGED)
 
 
 _DAMAGED = "restore it from a copy; the checkpoints beside it carry their own recipe, so `tercel predict` still works"

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from tercel.core.files import write_atomic
 from tercel.core.finding import TercelError
 
-
 KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 
 

@@ -180,9 +180,7 @@ def _configured(config: Path) -> _Layout:
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         problem = getattr(e, "problem", None) or "it cannot be read"
-        raise TercelError(
-            f"{config}:{mark.line + 1 if mark else 1}: not YAML: {problem}", "correct the line"
-        ) from e
+        raise TercelError(f"{config}:{mark.line + 1 if mark else 1}: not YAML: {problem}", "correct the line") from e
     if not isinstance(data, dict):
         raise TercelError(f"{config}: not a mapping of names and splits", f"looked for {LOOKS_LIKE}")
     root = _root(config, data)
