@@ -190,6 +190,8 @@ def _fit(
     watching: tuple[Observer, ...] = (Log(), Samples(val_set, recipe.evaluate.show_score), *observers)
     try:
         return Fit(recipe, train_set, val_set, run, runtime, w, watching)
+    except TercelError as e:
+        raise TercelError(e.message, e.remedy or "see the model settings in `tercel show RECIPE`") from e
     except (ValueError, TypeError, RuntimeError) as e:
         if type(e).__name__ == "OutOfMemoryError":
             raise
@@ -222,9 +224,10 @@ def resume(path: Path, *, observers: Sequence[Observer] = ()) -> Run:
     with world(runtime.device) as w, ExitStack() as stack:
         if w.main:
             stack.enter_context(run.writing())
-            run.write_info(status="running", resumed=[*info.get("resumed", []), _now()])
         fit = _fit(recipe, train_set, val_set, run, runtime, w, observers)
         again = fit.restore()
+        if w.main:
+            run.write_info(status="running", resumed=[*info.get("resumed", []), _now()])
         for o in observers if w.main else ():
             o.on_message(
                 f"resumed at update {fit.state.step} of {fit.updates}; {again} log lines after it are written again"
@@ -240,6 +243,7 @@ def _check_resumable(run: Run, recipe: Recipe) -> None:
             f"{run.path} has no checkpoint to continue from: it ended before the first one was written",
             f"start again under another --name: {run.info.get('command') or 'tercel train ...'}",
         )
+    run.read_log()  # raises when it is damaged, before anything is changed
     now, then = flat(recipe), flat(load(Recipe, checkpoint.read_header(last)["recipe"]))
     changed = [k for k in {**then, **now} if now.get(k) != then.get(k)]
     if changed:

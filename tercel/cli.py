@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -368,10 +370,10 @@ def main() -> None:
         app(args=arguments, prog_name="tercel")  # exits by itself: 0, 2 for wrong usage, 130 after Ctrl-C
     except SystemExit as e:
         if e.__context__ is not None and isinstance(e.__context__.__cause__, KeyboardInterrupt):
-            _say("stopped")
+            _stopped()
         raise
     except KeyboardInterrupt as e:
-        _say("stopped")
+        _stopped()
         raise SystemExit(130) from e
     except Exception as e:
         if debug:
@@ -379,6 +381,13 @@ def main() -> None:
         message, code = _explain(e)
         _say(message)
         raise SystemExit(code) from e
+
+
+def _stopped() -> None:
+    """Ctrl-C; one more while we leave must not end in a traceback."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stderr.write("stopped\n")
 
 
 def _explain(e: BaseException) -> tuple[str, int]:

@@ -191,7 +191,7 @@ def _convert(value: Any, hint: Any, key: str) -> Any:  # noqa: PLR0911, PLR0912 
         return str(value)
     if isinstance(value, hint) and not (hint is not bool and isinstance(value, bool)):
         if hint is float and math.isnan(value):
-            raise TercelError(f"{key} is not a number")
+            raise TercelError(f"{key} is not a number", "give it one")
         return value
     raise TercelError(f"{key} = {value!r} is not {hint.__name__}", f"give {key} a value of type {hint.__name__}")
 

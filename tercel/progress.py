@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,9 +22,10 @@ def printable(text: str) -> str:
 
 
 def write_line(text: str) -> None:
-    """One line on standard error."""
-    sys.stderr.write(printable(text) + "\n")
-    sys.stderr.flush()
+    """One line on standard error. A reader that has gone (a closed pipe) must not end a training: log.jsonl goes on."""
+    with suppress(BrokenPipeError):
+        sys.stderr.write(printable(text) + "\n")
+        sys.stderr.flush()
 
 
 def _progress(transient: bool) -> Any:

@@ -112,12 +112,12 @@ def convert(
     """
     target = _named(to)
     parsed, out = parse(source), Path(out)
-    inside = parsed.path if parsed.path.is_dir() else parsed.path.parent
-    if out.resolve().is_relative_to(inside.resolve()):
-        message = f"{out} lies inside the source {inside}, which would then hold two data sets"
+    format_ = _format_of(parsed)
+    if parsed.path.is_dir() and out.resolve().is_relative_to(parsed.path.resolve()):
+        message = f"{out} lies inside the source {parsed.path}, which would then hold two data sets"
         raise TercelError(message, "choose another folder")
     dataset = read(source, max_drop=max_drop)
-    merged = [] if parsed.split else _format_of(parsed).splits(parsed.path)
+    merged = [] if parsed.split else format_.splits(parsed.path)
     split = split or parsed.split or "train"
     fresh = not out.exists()
     try:

@@ -350,3 +350,28 @@ def test_leaks_are_refused(recipe: Recipe, shapes: Path, tmp_path: Path) -> None
     once = replace(recipe, train=replace(recipe.train, epochs=1))
     run = api.train(once, train, train, out=tmp_path, name="r", allow_leaks=True)
     assert any(f["check"] == "split.shared_path" for f in run.info["findings"])
+
+
+def test_a_training_outlives_its_reader(recipe: Recipe, shapes: Path, tmp_path: Path) -> None:
+    """Whoever reads standard error goes away and then ends the run: it is interrupted with a checkpoint, not failed."""
+    words = [sys.executable, "-c", f"""
+import sys, os, signal
+from pathlib import Path
+from tercel import api
+from tercel.config import Recipe, load
+from tercel.progress import Terminal
+import json
+class Closer(Terminal):
+    QUIET_SECONDS = 0.0
+    def on_step(self, info):
+        if info.step == 2:
+            read, write = os.pipe(); os.close(read); os.dup2(write, 2)
+        super().on_step(info)
+        if info.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+recipe = load(Recipe, json.loads(sys.argv[1]))
+api.train(recipe, {sources(shapes)[0]!r}, {sources(shapes)[1]!r}, out=Path({str(tmp_path)!r}), name="r", observers=(Closer(),))
+""", json.dumps(dump(recipe))]  # fmt: skip
+    subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120, check=False)
+    assert json.loads((tmp_path / "r/run.json").read_text())["status"] == "interrupted"
+    assert checkpoint.read(tmp_path / "r/checkpoints/last.safetensors")[1]["position"]["step"] == 4

@@ -310,10 +310,9 @@ def assemble(
         TercelError: more than `max_drop` of all rows lost, an id that occurs twice, a class name that no file can hold.
     """
     for name in schema.classes:
-        if not name.strip() or any(ord(c) < 32 for c in name):
-            raise TercelError(
-                f"{source}: the class name {name!r} is empty or holds a control character", "rename the class"
-            )
+        if not name.strip() or any(c < " " or "\ud800" <= c <= "\udfff" for c in name):
+            what = "is empty, or holds a control character or half a character"
+            raise TercelError(f"{source}: the class name {name!r} {what}", "rename the class")
     rows = rows.take(rows.picture >= 0)  # those of missing pictures, which check_pictures has counted
     total = len(rows.labels) + rows.lost
     sizes = np.array([p.size for p in pictures], np.float64).reshape(-1, 2)
