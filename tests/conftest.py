@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -44,10 +45,13 @@ def tercel(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         monkeypatch.setattr(sys, "argv", ["tercel", *map(str, words)])
         capsys.readouterr()
         code: Any = 0
+        interrupt = signal.getsignal(signal.SIGINT)
         try:
             cli.main()
         except SystemExit as e:
             code = e.code or 0
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
         return Said(code, *capsys.readouterr())
 
     return run

@@ -48,6 +48,25 @@ else:
 print(json.loads((run.path / "run.json").read_text())["status"])
 """
 
+# Its standard error becomes a pipe without a reader after two updates; after four it is asked to end.
+CLOSER = """
+import json, os, signal, sys
+from pathlib import Path
+from tercel import api
+from tercel.config import Recipe, load
+from tercel.progress import Terminal
+class Closer(Terminal):
+    QUIET_SECONDS = 0.0
+    def on_step(self, info):
+        if info.step == 2:
+            read, write = os.pipe(); os.close(read); os.dup2(write, 2)
+        super().on_step(info)
+        if info.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+recipe, train, val, out = load(Recipe, json.loads(sys.argv[1])), *sys.argv[2:]
+api.train(recipe, train, val, out=Path(out), name="r", observers=(Closer(),))
+"""
+
 
 def start(recipe: Recipe, data: Path, out: Path, name: str, verb: str = "train", pause: float = 0.0, n: int = 1) -> Any:
     out.mkdir(exist_ok=True)
@@ -354,24 +373,7 @@ def test_leaks_are_refused(recipe: Recipe, shapes: Path, tmp_path: Path) -> None
 
 def test_a_training_outlives_its_reader(recipe: Recipe, shapes: Path, tmp_path: Path) -> None:
     """Whoever reads standard error goes away and then ends the run: it is interrupted with a checkpoint, not failed."""
-    words = [sys.executable, "-c", f"""
-import sys, os, signal
-from pathlib import Path
-from tercel import api
-from tercel.config import Recipe, load
-from tercel.progress import Terminal
-import json
-class Closer(Terminal):
-    QUIET_SECONDS = 0.0
-    def on_step(self, info):
-        if info.step == 2:
-            read, write = os.pipe(); os.close(read); os.dup2(write, 2)
-        super().on_step(info)
-        if info.step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-recipe = load(Recipe, json.loads(sys.argv[1]))
-api.train(recipe, {sources(shapes)[0]!r}, {sources(shapes)[1]!r}, out=Path({str(tmp_path)!r}), name="r", observers=(Closer(),))
-""", json.dumps(dump(recipe))]  # fmt: skip
+    words = [sys.executable, "-c", CLOSER, json.dumps(dump(recipe)), *sources(shapes), str(tmp_path)]
     subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120, check=False)
     assert json.loads((tmp_path / "r/run.json").read_text())["status"] == "interrupted"
     assert checkpoint.read(tmp_path / "r/checkpoints/last.safetensors")[1]["position"]["step"] == 4
