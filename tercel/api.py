@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tercel.config import Recipe, Train, flat, load
+from tercel.config import Recipe, Train, dump, flat, load
 from tercel.core.files import write_json
 from tercel.core.finding import Finding, Severity, TercelError
 from tercel.core.record import Dataset
@@ -136,7 +136,7 @@ def train(
                 stack.enter_context(run.writing())
                 run.write_info(
                     **runs_module.provenance(),
-                    recipe=runs_module.config_json(recipe),
+                    recipe=dump(recipe),
                     schema=train_set.schema.to_json(),
                     train=describe(train_set, train_source),
                     val=describe(val_set, val_source),
@@ -299,6 +299,8 @@ def _drive(fit: Fit, val_set: Dataset) -> None:
 def _conclude(run: Run, val_set: Dataset, fit: Fit) -> None:
     """Judge the last weights and the chosen ones with intervals; write preds.jsonl and metrics.json."""
     settings = fit.recipe.evaluate
+    # The loop's own loader has the pictures decoded already; among several processes it holds only a share of them.
+    loader = fit.val_loader if fit.world.size == 1 else plain_loader(val_set, fit.recipe.data, settings)
     evaluations = sum(x["kind"] == "eval" for x in run.read_log())
     best = run.path / "checkpoints" / "best.safetensors"
     chosen = "best" if best.exists() else "last"
@@ -308,7 +310,7 @@ def _conclude(run: Run, val_set: Dataset, fit: Fit) -> None:
             results[name] = results["last"]  # the last evaluation was the best one
             continue
         model = fit.state.average.model if name == "last" else checkpoint.load_detector(best)[0].to(fit.runtime.device)
-        found, findings = detect(model, _whole(val_set, fit), settings, fit.runtime)
+        found, findings = detect(model, loader, settings, fit.runtime)
         results[name] = judge(val_set, found, settings, findings)
     e = results[chosen]
     selection = (
@@ -333,10 +335,6 @@ def _starved(run: Run) -> list[Finding]:
 def _merge(old: list[dict[str, Any]], new: Iterable[Finding]) -> list[dict[str, Any]]:
     known = {(f["check"], f["message"]) for f in old}
     return [*old, *(f.to_json() for f in new if (f.check, f.message) not in known)]
-
-
-def _whole(dataset: Dataset, fit: Fit) -> Any:
-    return plain_loader(dataset, fit.recipe.data, fit.recipe.evaluate)
 
 
 def write_evaluation(run: Run, dataset: Dataset, e: Evaluation, name: str, last: Evaluation | None = None) -> None:

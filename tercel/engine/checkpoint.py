@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tercel.config import Data, Recipe, dump, load
+from tercel.config import Data, Recipe, TimmNet, dump, load
 from tercel.core.files import sync_folder
 from tercel.core.finding import TercelError
 from tercel.core.schema import Schema
@@ -106,10 +107,6 @@ def load_detector(path: Path) -> tuple[Detector, Recipe, Schema, dict[str, Any]]
 
 def fresh(recipe: Recipe, schema: Schema) -> Detector:
     """A network with the recipe's shape whose weights will be loaded: pretrained ones are not fetched again."""
-    from dataclasses import replace
-
-    from tercel.config import TimmNet
-
     config = recipe.model
     if isinstance(config.backbone, TimmNet):
         config = replace(config, backbone=replace(config.backbone, weights=False))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tercel import __version__
-from tercel.config import Recipe, dump, flat, load
+from tercel.config import Recipe, flat, load
 from tercel.core.files import read_json, write_atomic, write_json
 from tercel.core.finding import Ledger, Severity, TercelError
 from tercel.core.schema import Schema
@@ -248,11 +248,6 @@ def git_state() -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def config_json(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain JSON."""
-    return dict(dump(recipe))
 
 
 def _finite(value: Any) -> Any:
