@@ -7,7 +7,7 @@ PYTHON ?= python3
 .PHONY: demo test lint bench requirements clean
 
 demo: $(VENV)/.installed  ## generate data, train, evaluate, predict; names report.html
-	$(VENV)/bin/tercel demo boxes
+	$(VENV)/bin/tercel demo
 
 # Two test processes on one thread each: more threads than cores wait for each other.
 test: $(VENV)/.installed lint  ## lint, types, tests

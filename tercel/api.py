@@ -15,6 +15,7 @@ from tercel.config import Recipe, Train, dump, flat, load
 from tercel.core.files import write_json
 from tercel.core.finding import Finding, Severity, TercelError
 from tercel.core.record import Dataset
+from tercel.core.schema import Schema
 from tercel.data import source as sources
 from tercel.data.images import find_pictures, read_image
 from tercel.data.predictions import write_predictions
@@ -22,69 +23,18 @@ from tercel.data.splits import leaks
 from tercel.engine import checkpoint, device
 from tercel.engine import run as runs_module
 from tercel.engine.dist import World, world
-from tercel.engine.evaluate import Evaluation, Progress, detect, judge, plain_loader
-from tercel.engine.fit import EvalInfo, Fit, Observer, StepInfo, data_findings
+from tercel.engine.evaluate import Evaluation, Progress
+from tercel.engine.fit import Fit, Observer, data_findings
 from tercel.engine.predict import predict_pictures
 from tercel.engine.run import Run
+from tercel.engine.tasks import Task, task_of
 from tercel.models.detector import check_size
+from tercel.observers import Log, Samples
+from tercel.predict_ball import find_footage, predict_ball
 from tercel.report import draw
 from tercel.report.card import write_card
 from tercel.report.html import write_report
-from tercel.report.save import distinct_names, safe_name, save_picture
-
-
-class Log:
-    """Writes log.jsonl."""
-
-    def on_start(self, run: Run, updates: int, step: int) -> None:
-        self.run = run
-
-    def on_step(self, info: StepInfo) -> None:
-        self.run.log(
-            {
-                "kind": "step", "step": info.step, "epoch": info.epoch, "losses": info.losses, "lr": info.lr,
-                "grad_norm": info.grad_norm, "n_objects": info.n_objects, "starved": info.starved,
-                "seconds": info.seconds, "data_seconds": info.data_seconds,
-                "pictures_per_second": info.pictures / info.seconds,
-            }
-        )  # fmt: skip
-
-    def on_eval(self, info: EvalInfo) -> None:
-        scores = [s.to_json() for s in info.scores]
-        self.run.log(
-            {"kind": "eval", "step": info.step, "epoch": info.epoch, "scores": scores, "seconds": info.seconds}
-        )
-
-    def on_message(self, message: str) -> None:
-        pass
-
-    def on_end(self) -> None:
-        pass
-
-
-class Samples:
-    """Draws the fixed samples of every evaluation, so that one can watch the model learn."""
-
-    def __init__(self, dataset: Dataset, min_score: float) -> None:
-        self.schema, self.min_score = dataset.schema, min_score
-
-    def on_start(self, run: Run, updates: int, step: int) -> None:
-        self.folder = run.path / "samples"
-
-    def on_step(self, info: StepInfo) -> None:
-        pass
-
-    def on_eval(self, info: EvalInfo) -> None:
-        for i, (record, found) in enumerate(info.samples):
-            picture = read_image(record.frames[0].path)
-            drawn = draw.draw_sample(picture, record.objects, found, self.schema, min_score=self.min_score)
-            save_picture(self.folder / f"{info.epoch:05d}" / f"{i}_{safe_name(record.id)}.jpg", drawn)
-
-    def on_message(self, message: str) -> None:
-        pass
-
-    def on_end(self) -> None:
-        pass
+from tercel.report.save import distinct_names, save_picture
 
 
 def describe(dataset: Dataset, text: str) -> dict[str, Any]:
@@ -108,18 +58,20 @@ def train(
     name: str = "",
     command: str = "",
     allow_leaks: bool = False,
+    start: Path | None = None,
     observers: Sequence[Observer] = (),
 ) -> Run:
     """Train, evaluate the chosen checkpoint, write report and card; returns the run.
 
-    Under `torchrun` every process calls this and rank 0 writes.
+    Under `torchrun` every process calls this and rank 0 writes. With `start`, the training begins with the best
+    weights of that run instead of random ones.
 
     Raises:
         TercelError: bad sources, sets that share pictures or groups (unless `allow_leaks`), a run folder that exists,
             a full disk; DivergedError: a loss that is not finite.
     """
-    if recipe.task != "boxes":
-        raise TercelError(f"task {recipe.task!r} cannot be trained yet", "use a recipe for boxes (`tercel recipes`)")
+    task_of(recipe)  # refuses what cannot be trained, before all the reading
+    weights = checkpoint_path(Run.open(start)) if start is not None else None
     if name and os.environ.get("RANK", "0") == "0":
         Run.check(out, name)  # before all the reading
     for o in observers:
@@ -142,13 +94,17 @@ def train(
                     val=describe(val_set, val_source),
                     machine=_machine(runtime, w),
                     command=command,
+                    start=str(weights.resolve()) if weights is not None else None,
                     findings=[f.to_json() for f in findings],
                     **{"status": "running", "finished": None, "seconds": 0.0},
                 )
             for o in observers if w.main else ():
                 for f in (*train_set.findings, *val_set.findings, *findings):
                     o.on_message(str(f))
+            val_set = _under(train_set.schema, val_set)
             fit = _fit(recipe, train_set, val_set, run, runtime, w, observers)
+            if weights is not None:
+                fit.start_from(weights)
         except TercelError:
             if w.main:
                 run.discard()
@@ -167,6 +123,21 @@ def _shared(train_set: Dataset, val_set: Dataset, allowed: bool) -> list[Finding
             "split again so that nothing is in both, or pass --allow-leaks when that is meant (the report will say so)",
         )
     return found
+
+
+def _under(schema: Schema, dataset: Dataset) -> Dataset:
+    """The data set with the event names that the network knows, in their order.
+
+    Raises:
+        TercelError: it has an event that the network does not know.
+    """
+    new = sorted(set(dataset.schema.events) - set(schema.events))
+    if new:
+        raise TercelError(
+            f"{dataset.source} has the event {new[0]!r}, which the training data {list(schema.events)} lack",
+            "rename it, or train on data that have it",
+        )
+    return replace(dataset, schema=replace(dataset.schema, events=schema.events), _places={})
 
 
 def _machine(runtime: device.Runtime, w: World) -> dict[str, Any]:
@@ -224,6 +195,7 @@ def resume(path: Path, *, observers: Sequence[Observer] = ()) -> Run:
     with world(runtime.device) as w, ExitStack() as stack:
         if w.main:
             stack.enter_context(run.writing())
+        val_set = _under(train_set.schema, val_set)
         fit = _fit(recipe, train_set, val_set, run, runtime, w, observers)
         again = fit.restore()
         if w.main:
@@ -300,7 +272,8 @@ def _conclude(run: Run, val_set: Dataset, fit: Fit) -> None:
     """Judge the last weights and the chosen ones with intervals; write preds.jsonl and metrics.json."""
     settings = fit.recipe.evaluate
     # The loop's own loader has the pictures decoded already; among several processes it holds only a share of them.
-    loader = fit.val_loader if fit.world.size == 1 else plain_loader(val_set, fit.recipe.data, settings)
+    loader = fit.val_loader if fit.world.size == 1 else fit.task.loader(val_set)
+    assert loader is not None  # one process gets everything
     evaluations = sum(x["kind"] == "eval" for x in run.read_log())
     best = run.path / "checkpoints" / "best.safetensors"
     chosen = "best" if best.exists() else "last"
@@ -310,15 +283,20 @@ def _conclude(run: Run, val_set: Dataset, fit: Fit) -> None:
             results[name] = results["last"]  # the last evaluation was the best one
             continue
         model = fit.state.average.model if name == "last" else checkpoint.load_detector(best)[0].to(fit.runtime.device)
-        found, findings = detect(model, loader, settings, fit.runtime)
-        results[name] = judge(val_set, found, settings, findings)
+        found, findings = fit.task.detect(model, loader, fit.runtime)
+        results[name] = fit.task.judge(val_set, found, findings)
     e = results[chosen]
+    undefined = f"{settings.select} was undefined in all {evaluations} evaluations, so nothing could be chosen by it; "
     selection = (
-        f"best of {evaluations} evaluations by {settings.select} on the validation data (epoch "
-        f"{fit.state.best_epoch}), so its scores there are optimistic; the last weights (epoch {fit.state.epoch}), "
-        "which nobody chose, are scored beside them"
+        undefined + "the last weights are judged"
+        if chosen == "last"
+        else (
+            f"best of {evaluations} evaluations by {settings.select} on the validation data (epoch "
+            f"{fit.state.best_epoch}), so its scores there are optimistic; the last weights (epoch {fit.state.epoch}), "
+            "which nobody chose, are scored beside them"
+        )
     )
-    write_evaluation(run, val_set, e, chosen, last=results["last"])
+    write_evaluation(run, val_set, fit.task, e, chosen, last=results["last"])
     run.write_info(selection=selection, findings=_merge(run.info["findings"], e.findings))
 
 
@@ -337,10 +315,11 @@ def _merge(old: list[dict[str, Any]], new: Iterable[Finding]) -> list[dict[str, 
     return [*old, *(f.to_json() for f in new if (f.check, f.message) not in known)]
 
 
-def write_evaluation(run: Run, dataset: Dataset, e: Evaluation, name: str, last: Evaluation | None = None) -> None:
-    """preds.jsonl and metrics.json of an evaluation, into the run folder."""
-    pairs = zip(e.ids, e.predictions, strict=True)
-    write_predictions(run.preds_path, dataset.schema.classes, pairs, source=dataset.source, replace=True)
+def write_evaluation(
+    run: Run, dataset: Dataset, task: Task, e: Evaluation, name: str, last: Evaluation | None = None
+) -> None:
+    """The answers (boxes: preds.jsonl, balls: tracks/) and metrics.json of an evaluation, into the run folder."""
+    task.write(run, dataset, e)
     write_json(
         run.metrics_path,
         {
@@ -377,13 +356,16 @@ def evaluate(
             f"{dataset.source} has classes {list(dataset.schema.classes)}, the checkpoint has {list(schema.classes)}",
             "evaluate on data with the same names in the same order",
         )
+    dataset = _under(schema, dataset)
     runtime = device.choose(_anywhere(recipe.train))
     model.to(runtime.device)
-    loader = plain_loader(dataset, recipe.data, recipe.evaluate)
-    found, findings = detect(model, loader, recipe.evaluate, runtime, progress)
-    result = judge(dataset, found, recipe.evaluate, (*dataset.findings, *findings))
+    task = task_of(recipe)
+    loader = task.loader(dataset)
+    assert loader is not None  # one process gets everything
+    found, findings = task.detect(model, loader, runtime, progress)
+    result = task.judge(dataset, found, (*dataset.findings, *findings))
     if target is not None:
-        write_evaluation(target, dataset, result, which)
+        write_evaluation(target, dataset, task, result, which)
     return result, dataset
 
 
@@ -440,22 +422,35 @@ def predict(
 ) -> Predicted:
     """Detect on pictures, folders and globs: `out`/predictions.jsonl and, unless switched off, drawn copies.
 
-    A picture that cannot be read is left out; an error finding says which and why. `progress` is told of pictures
-    that went through the network, `drawing` of copies.
+    A ball is looked for in video files and folders of frames instead, see `predict_ball`. What cannot be read is left
+    out; an error finding says which and why. `progress` is told of pictures that went through the network, `drawing`
+    of copies.
 
     Raises:
         TercelError: nothing found, nothing readable, or `out` not empty.
     """
     run = Run.open(path)
-    paths = find_pictures(media)
+    balls = run.recipe.task == "ball"
+    footage = find_footage(media) if balls else []
+    paths = [] if balls else find_pictures(media)
     _make_folder(out)  # before the work that would be in vain
     if any(out.iterdir()):
         raise TercelError(f"{out} is not empty and nothing in it will be overwritten", "choose another --out")
     model, recipe, schema, _ = checkpoint.load_detector(checkpoint_path(run, which))
+    if balls and min_score is not None:  # of a ball it is the score from which a frame has one
+        recipe = replace(
+            recipe, evaluate=replace(recipe.evaluate, ball=replace(recipe.evaluate.ball, threshold=min_score))
+        )
     score = recipe.evaluate.show_score if min_score is None else min_score
     recipe = replace(recipe, evaluate=replace(recipe.evaluate, score_floor=min(score, 0.999)))
     runtime = device.choose(_anywhere(recipe.train))
     model.to(runtime.device)
+    if balls:
+        answers, findings = predict_ball(
+            model, recipe, schema, footage, out, runtime, drawn=drawn, progress=progress, drawing=drawing
+        )
+        frames, seen = sum(len(a.track) for a in answers), sum(int(a.track.present.sum()) for a in answers)
+        return Predicted(out, frames, seen, findings)
     dataset, found, findings = predict_pictures(model, recipe, paths, runtime, progress=progress)
     items = ((r.id, found[r.id]) for r in dataset.records)
     write_predictions(out / "predictions.jsonl", schema.classes, items, source=str(path))

@@ -49,7 +49,7 @@ def options(
 
 @app.command()
 def demo(
-    task: Annotated[str, typer.Argument(help="Which kind: boxes.")] = "boxes",
+    task: Annotated[str, typer.Argument(help="Which kind: ball, boxes.")] = "ball",
     out: Annotated[Path, typer.Option(help="Folder for data and runs.")] = Path("demo"),
     settings: Settings = None,
     json_: Json = False,
@@ -116,6 +116,7 @@ def train(
     allow_leaks: Annotated[
         bool, typer.Option("--allow-leaks", help="Train although train and val share pictures.")
     ] = False,
+    start: Annotated[Path | None, typer.Option(metavar="RUN", help="Begin with this run's best weights.")] = None,
     json_: Json = False,
 ) -> None:
     """Train and judge a detector in a new run folder."""
@@ -126,8 +127,9 @@ def train(
 
     command = shlex.join(["tercel", *sys.argv[1:]])
     run = api.train(
-        resolved, train_, val, out=out, name=name, command=command, allow_leaks=allow_leaks, observers=_observers()
-    )
+        resolved, train_, val, out=out, name=name, command=command, allow_leaks=allow_leaks, start=start,
+        observers=_observers(),
+    )  # fmt: skip
     _after_training(run.path, json_)
 
 
@@ -158,16 +160,29 @@ def evaluate(
 
 @app.command()
 def score(
-    truth: Annotated[str, typer.Option(metavar="SOURCE", help="Labels: [format:]path[#split]")],
+    truth: Annotated[str, typer.Option(metavar="SOURCE", help="Labels: [format:]path[#split]")] = "",
     pred: Annotated[
-        str, typer.Option(metavar="FILE", help="Predictions: preds.jsonl, COCO results, YOLO or text folder.")
-    ],
-    task: Annotated[str, typer.Option(help="boxes")] = "boxes",
+        str, typer.Option(metavar="FILE", help="preds.jsonl, COCO results, text folder; csv of balls or events.")
+    ] = "",
+    task: Annotated[str, typer.Option(help="boxes, ball or events; default: what the predictions look like.")] = "",
+    rule: Annotated[str, typer.Option(help="Ball: published rules, as a,b, or all.")] = "all",
+    tolerance: Annotated[str, typer.Option(help="Ball: a rule of your own, 5px@original or 50% of the ball.")] = "",
+    size: Annotated[str, typer.Option(metavar="HxW", help="Ball: size of the frames, if nothing tells it.")] = "",
+    ball_size: Annotated[float | None, typer.Option(help="Ball: its diameter in px, for a tolerance in %.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Events: frames per second, for times in ms.")] = None,
+    check_table: Annotated[
+        Path | None, typer.Option(help="A csv of published counts: which rows do not add up?")
+    ] = None,
     max_detections: Annotated[str, typer.Option(help="Detections per picture that count, for AR and AP.")] = "1,10,100",
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples for the intervals; 0 = none.")] = 200,
     json_: Json = False,
 ) -> None:
     """Judge any prediction file against labels."""
+    if check_table is not None:
+        _check_table(check_table, json_)
+        return
+    if not truth or not pred:
+        raise TercelError("there is nothing to judge", "give --truth SOURCE and --pred FILE, or --check-table FILE")
     from tercel.score import score as judge
 
     try:
@@ -175,21 +190,55 @@ def score(
     except ValueError as e:
         wrong = f"--max-detections {max_detections!r} is not a list of numbers"
         raise TercelError(wrong, "for example 1,10,500") from e
-    result = judge(truth, pred, task=task, max_detections=caps, resamples=resamples)
+    result = judge(
+        truth, pred, task, max_detections=caps, resamples=resamples, rules=_rules(rule), tolerance=tolerance,
+        size=_size(size), ball_size=ball_size, fps=fps,
+    )  # fmt: skip
     _print_scores(result.scores, result.findings, json_, report=result.report, data=truth)
+    _exit_on_error(result.findings)
+
+
+def _rules(text: str) -> tuple[str, ...]:
+    """`--rule`: names, or all of them."""
+    from tercel.metrics.rules import ALL
+
+    return ALL if text == "all" else tuple(t.strip() for t in text.split(","))
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    """`--size` as (H, W)."""
+    height, _, width = text.partition("x")
+    if text and not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise TercelError(f"--size {text!r} is not height x width", "for example --size 720x1280")
+    return (int(height), int(width)) if text else None
+
+
+def _check_table(path: Path, as_json: bool) -> None:
+    """Which rows of a table of counts do not add up; exit 1 when there is one."""
+    from tercel.metrics.counts import check_table
+    from tercel.report.tables import print_checked
+
+    checked = check_table(path)
+    if as_json:
+        findings = [f.to_json() for f in checked.findings]
+        typer.echo(json.dumps({"scores": [], "findings": findings, "run": None, "rows": checked.rows}))
+    else:
+        print_checked(_console(), checked.rows)
+        _print_findings(checked.findings)
+    _exit_on_error(checked.findings)
 
 
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    media: Annotated[list[str], typer.Argument(help="Pictures, folders, globs.")],
+    media: Annotated[list[str], typer.Argument(help="Pictures, folders, globs; for a ball videos too.")],
     out: Annotated[Path, typer.Option(help="New folder for predictions.jsonl and drawn copies.")] = Path("predictions"),
     which: Which = "best",
     min_score: Annotated[float | None, typer.Option(min=0, max=1, help="Default: the recipe's show_score.")] = None,
     drawn: Annotated[bool, typer.Option(help="Write drawn copies.")] = True,
     json_: Json = False,
 ) -> None:
-    """Detect on pictures: JSON lines and drawn copies."""
+    """Detect on pictures or videos: answers and drawn copies."""
     from tercel import api
 
     with _progress("pictures", "drawn copies") as (seen, copied):
@@ -206,7 +255,8 @@ def predict(
         )  # fmt: skip
     else:
         what = f"{p.detections} detection{'s' * (p.detections != 1)} on {p.pictures} picture{'s' * (p.pictures != 1)}"
-        typer.echo(f"{what}: {p.folder / 'predictions.jsonl'}")
+        file = p.folder / "predictions.jsonl"
+        typer.echo(f"{what}: {file if file.exists() else p.folder}")
     _exit_on_error(p.findings)
 
 
@@ -317,9 +367,9 @@ def _print_scores(
         typer.echo(json.dumps({**parts, "run": run, "data": data}, allow_nan=False))
         return
     _print_findings(findings)
-    from tercel.report.tables import print_scores
+    from tercel.report.tables import print_report
 
-    print_scores(_console(), scores, report.table, report.sizes)
+    print_report(_console(), scores, report.to_json())
 
 
 def _after_training(path: Path, as_json: bool) -> None:
@@ -345,11 +395,11 @@ def _summary(path: Path, as_json: bool) -> None:
         typer.echo(json.dumps(out))
         return
     from tercel.report.reading import to_finding
-    from tercel.report.tables import print_scores
+    from tercel.report.tables import print_report
 
     _print_findings(f for f in map(to_finding, metrics["findings"]) if f.severity is not Severity.INFO)
     judged = metrics["report"]
-    print_scores(_console(), [Score.from_json(s) for s in metrics["scores"]], judged["table"], judged["sizes"])
+    print_report(_console(), [Score.from_json(s) for s in metrics["scores"]], judged)
 
 
 def main() -> None:

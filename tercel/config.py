@@ -1,206 +1,23 @@
-"""Configuration: frozen, typed, keyword-only dataclasses, and `--set key=value`. Standard library only.
+"""Every setting: frozen, typed, keyword-only dataclasses with their defaults and ranges.
 
 A recipe (tercel/recipes) is a function that returns a `Recipe`; a variant is `dataclasses.replace(...)`. There is one
-default, in one place: here, or in the recipe. Unknown keys, wrong types and values out of range are refused.
+default, in one place: here, or in the recipe. How settings are checked, read and written: tercel/core/settings.py.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import itertools
-import json
-import math
-import types
-import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Literal
 
-from tercel.core.finding import TercelError
+from tercel.core.settings import Checked, dump, flat, load, num, nums, override
 
-T = TypeVar("T")
-
-
-def num(default: float, low: float, high: float) -> Any:
-    """A number field with its legal range, both ends included."""
-    return field(default=default, metadata={"low": low, "high": high})
-
-
-def nums(default: tuple[Any, ...], low: float, high: float, rising: bool = False) -> Any:
-    """A list of numbers, not empty, with the legal range of each; `rising`: each larger than the one before."""
-    return field(default=default, metadata={"low": low, "high": high, "rising": rising})
-
-
-class _Checked:
-    """Every value is checked at birth, so a recipe in Python is held to the same rules as `--set`."""
-
-    def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for f in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = _convert(getattr(self, f.name), hints[f.name], f"{type(self).__name__}.{f.name}")
-            _check_range(value, f.metadata, f"{type(self).__name__}.{f.name}")
-            object.__setattr__(self, f.name, value)
-
-
-def _check_range(value: Any, metadata: Mapping[str, Any], key: str) -> None:
-    if "low" not in metadata or isinstance(value, bool):
-        return
-    low, high = metadata["low"], metadata["high"]
-    values = value if isinstance(value, tuple) else (value,)
-    if not values:
-        raise TercelError(f"{key} is empty", f"give it numbers between {low} and {high}")
-    if not all(low <= v <= high for v in values):
-        raise TercelError(f"{key} = {value} lies outside {low}..{high}", "choose a value within")
-    if metadata.get("rising") and any(a >= b for a, b in itertools.pairwise(values)):
-        raise TercelError(f"{key} = {value} does not rise", "list it in rising order, each once")
-
-
-# -- reading and writing ------------------------------------------------------------------------------------------
-
-
-def dump(config: Any) -> Any:
-    """Plain JSON values; a dataclass gets its class name under "kind" so that a union can be read back."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {"kind": type(config).__name__} | {
-            f.name: dump(getattr(config, f.name)) for f in dataclasses.fields(config)
-        }
-    return list(config) if isinstance(config, tuple) else config
-
-
-def load(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """The dataclass that `dump` wrote; every key is checked."""
-    hints = typing.get_type_hints(cls)
-    given = {k: v for k, v in values.items() if k != "kind"}
-    for key in given:
-        if key not in hints:
-            raise _unknown(key, list(hints), where)
-    return cls(**{k: _convert(v, hints[k], f"{where}{k}") for k, v in given.items()})
-
-
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """{"train.epochs": 50, ...}; a union field also shows its kind."""
-    out: dict[str, Any] = {}
-    hints = typing.get_type_hints(type(config))
-    for f in dataclasses.fields(config):
-        value, key = getattr(config, f.name), f"{prefix}{f.name}"
-        if dataclasses.is_dataclass(value):
-            if isinstance(hints[f.name], types.UnionType):
-                out[key] = type(value).__name__
-            out |= flat(value, key + ".")
-        else:
-            out[key] = value
-    return out
-
-
-def override(config: T, settings: Sequence[str]) -> T:
-    """Apply `--set` settings ("train.epochs=50") in order.
-
-    A field that may be one of several kinds takes a kind's name ("model.head.assigner=SimOta"), with its defaults.
-
-    Raises:
-        TercelError: no "=", an unknown key (the nearest one is named), a wrong type, a value out of range.
-    """
-    for setting in settings:
-        key, eq, text = setting.partition("=")
-        if not eq:
-            raise TercelError(f"--set {setting!r} is not key=value", "for example --set train.epochs=50")
-        config = _set(config, key.strip().split("."), text.strip(), key.strip())
-    return config
-
-
-def _set(config: Any, path: list[str], text: str, key: str) -> Any:
-    hints = typing.get_type_hints(type(config))
-    name, *rest = path
-    if name not in hints:
-        prefix = key[: len(key) - len(".".join(path))]
-        raise _unknown(key, [prefix + k for k in _keys(config)], "")
-    old = getattr(config, name)
-    if rest:
-        if not dataclasses.is_dataclass(old):
-            raise TercelError(f"{key!r}: {name!r} is a value and has no fields")
-        return dataclasses.replace(config, **{name: _set(old, rest, text, key)})
-    value = _convert(_parse(text), hints[name], key)
-    _check_range(value, next(f.metadata for f in dataclasses.fields(config) if f.name == name), key)
-    return dataclasses.replace(config, **{name: value})
-
-
-def _keys(config: Any) -> list[str]:
-    return sorted(set(flat(config)) | {f.name for f in dataclasses.fields(config)})
-
-
-def _unknown(key: str, known: list[str], where: str) -> TercelError:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    return TercelError(f"unknown key {where + key!r}", f"did you mean {near[0]!r}?" if near else "")
-
-
-def _parse(text: str) -> Any:
-    """JSON where it is JSON (numbers, true, [8,16]), 8,16 and 8x16 as lists, else the text itself."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        pass
-    lowered = text.lower()
-    if lowered in {"true", "yes", "on"}:
-        return True
-    if lowered in {"false", "no", "off"}:
-        return False
-    for separator in (",", "x"):
-        parts = text.split(separator)
-        if len(parts) > 1:
-            try:
-                return [json.loads(p) for p in parts]
-            except json.JSONDecodeError:
-                continue
-    return text
-
-
-def _convert(value: Any, hint: Any, key: str) -> Any:  # noqa: PLR0911, PLR0912 - one branch per type
-    """`value` as the type `hint`, or an error that says what was expected."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin is Literal:
-        if value not in args:
-            near = difflib.get_close_matches(str(value), [str(a) for a in args], n=1, cutoff=0.0)
-            raise TercelError(
-                f"{key} = {value!r} is not one of {', '.join(map(str, args))}", f"did you mean {near[0]}?"
-            )
-        return value
-    if isinstance(hint, types.UnionType) or dataclasses.is_dataclass(hint):
-        kinds = {k.__name__: k for k in (args or (hint,))}
-        if type(value) in kinds.values():
-            return value
-        if isinstance(value, str) and value in kinds:
-            return kinds[value]()
-        if isinstance(value, Mapping) and value.get("kind", next(iter(kinds))) in kinds:
-            return load(kinds[value.get("kind", next(iter(kinds)))], value, key + ".")
-        raise TercelError(
-            f"{key} = {value!r} is not one of {', '.join(kinds)}", f"use {key}=<kind> or {key}.<field>=<value>"
-        )
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise TercelError(f"{key} = {value!r} is not a list", f"for example {key}=[8,16,32]")
-        item = args[0]
-        if args[-1] is not Ellipsis and len(value) != len(args):
-            raise TercelError(f"{key} = {value!r} needs {len(args)} values")
-        return tuple(_convert(v, item, key) for v in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is str and not isinstance(value, str) and not isinstance(value, list | dict | bool) and value is not None:
-        return str(value)
-    if isinstance(value, hint) and not (hint is not bool and isinstance(value, bool)):
-        if hint is float and math.isnan(value):
-            raise TercelError(f"{key} is not a number", "give it one")
-        return value
-    raise TercelError(f"{key} = {value!r} is not {hint.__name__}", f"give {key} a value of type {hint.__name__}")
-
+__all__ = ["dump", "flat", "load", "num", "nums", "override"]
 
 # -- data -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data(_Checked):
+class Data(Checked):
     """How pictures reach the network."""
 
     size: tuple[int, int] = nums((320, 320), 8, 16_384)  # network input (height, width) in px
@@ -212,7 +29,7 @@ class Data(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augment(_Checked):
+class Augment(Checked):
     """Random changes of training pictures. All geometry folds into one warp per source picture."""
 
     mosaic: float = num(0.5, 0, 1)  # probability of four pictures on one canvas
@@ -228,13 +45,16 @@ class Augment(_Checked):
     blur: float = num(0.0, 0, 1)  # probability of a light Gaussian blur
     noise: float = num(0.0, 0, 64)  # standard deviation of pixel noise in grey levels, drawn from 0..n
     close_epochs: int = num(0, 0, 1_000_000)  # the last epochs run without mosaic
+    reverse: float = num(0.0, 0, 1)  # probability that a clip runs backwards (refused where events have a direction)
+    mask_ball: float = num(0.0, 0, 1)  # probability that the ball is painted over in all frames and becomes absent
+    paste_ball: float = num(0.0, 0, 1)  # probability that a copy of the ball, with its motion, moves elsewhere
 
 
 # -- model ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmallNet(_Checked):
+class SmallNet(Checked):
     """Our small backbone: patch stem, dense 3x3 residual blocks, quick in bf16 on CPUs (docs/decisions)."""
 
     stem: int = num(32, 8, 512)
@@ -243,7 +63,7 @@ class SmallNet(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimmNet(_Checked):
+class TimmNet(Checked):
     """Any timm backbone that has features_only; `weights` fetches pretrained ones."""
 
     model: str = "resnet18"
@@ -252,14 +72,48 @@ class TimmNet(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fpn(_Checked):
+class SmpNet(Checked):
+    """An encoder-decoder of segmentation-models-pytorch with one map, at stride 1 (DeepLabV3+: 4).
+
+    The decoder, the neck and the head use the encoder's activation. `model.strides` names the map's stride.
+    """
+
+    decoder: Literal["unet", "unetplusplus", "deeplabv3plus"] = "unet"
+    encoder: str = "resnet18"
+    weights: bool = False
+    width: int = num(32, 8, 1024)  # channels of the map
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hourglass(Checked):
+    """Stacked hourglasses (Newell et al. 2016) with one map at stride 4, which `model.strides` names.
+
+    CornerNet's and CenterNet's 104 layers: stem 128, widths 256,256,384,384,384,512, blocks 2,2,2,2,2,4, two stacks.
+    """
+
+    stem: int = num(64, 8, 512)
+    widths: tuple[int, ...] = nums((64, 96, 128), 1, 8192)  # at strides 4, 8, 16, ...; as many as you like
+    blocks: tuple[int, ...] = nums((1, 1, 1), 1, 16)  # residual blocks per level
+    stacks: int = num(1, 1, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fuse(Checked):
+    """All maps brought to the finest one and added, with weights per place where `adaptive` (ASFF, Liu et al. 2019)."""
+
+    width: int = num(64, 8, 1024)
+    adaptive: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fpn(Checked):
     """Feature pyramid, top-down only (Lin et al. 2017)."""
 
     width: int = num(96, 8, 1024)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pan(_Checked):
+class Pan(Checked):
     """Feature pyramid with a second, bottom-up path (Liu et al. 2018)."""
 
     width: int = num(96, 8, 1024)
@@ -267,7 +121,7 @@ class Pan(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskAligned(_Checked):
+class TaskAligned(Checked):
     """Task-aligned assignment (TOOD, Feng et al. 2021): the top k priors by score^alpha * IoU^beta."""
 
     topk: int = num(10, 1, 100)
@@ -276,7 +130,7 @@ class TaskAligned(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimOta(_Checked):
+class SimOta(Checked):
     """SimOTA (YOLOX, Ge et al. 2021): cost = class loss + weight * IoU loss; k from the sum of the best IoUs."""
 
     candidates: int = num(10, 1, 100)
@@ -285,7 +139,7 @@ class SimOta(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoxHead(_Checked):
+class BoxHead(Checked):
     """Anchor-free dense boxes: class scores and the distances to the four sides as distributions over bins."""
 
     width: int = num(64, 8, 1024)
@@ -301,12 +155,98 @@ class BoxHead(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model(_Checked):
-    """Backbone, neck, head."""
+class EventHead(Checked):
+    """Events per answered frame (bounce, net, hit) from the features that the ball uses; off while `gain` is 0.
 
-    backbone: SmallNet | TimmNet = SmallNet()
-    neck: Fpn | Pan = Pan()
-    head: BoxHead = BoxHead()
+    The target of a frame n frames away from an event is cos(n pi / (2 reach)), as TTNet has it with reach 4.
+    """
+
+    gain: float = num(0.0, 0, 1000)
+    reach: int = num(4, 1, 64)  # frames
+    width: int = num(64, 8, 1024)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BallHeatmap(Checked):
+    """One map of ball probability per answered frame, with an offset within the cell."""
+
+    stride: Literal[1, 2, 4] = 4  # of the map, in px of the network's input
+    width: int = num(64, 8, 1024)
+    depth: int = num(1, 0, 8)
+    target: Literal["gaussian", "disc"] = "gaussian"
+    target_width: float = num(7.0, 1, 256)  # px: full width at half maximum of the Gaussian, diameter of the disc
+    loss: Literal["focal", "adaptive_wing", "weighted_bce"] = "focal"
+    loss_gain: float = num(1.0, 0, 1000)
+    offset: bool = True
+    offset_gain: float = num(1.0, 0, 1000)
+    prior: float = num(0.01, 1e-6, 0.5)  # probability at the start, in every channel
+    events: EventHead = EventHead()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BallGrid(Checked):
+    """Per cell and answered frame: confidence and place in the cell, optionally motion and hit; strides of the neck."""
+
+    width: int = num(64, 8, 1024)
+    depth: int = num(1, 0, 8)
+    position: Literal["sigmoid", "dfl"] = "sigmoid"
+    bins: int = num(16, 2, 64)  # of the place, with `dfl`
+    position_loss: Literal["smooth_l1", "mse", "gaussian_iou", "dfl"] = "smooth_l1"
+    position_gain: float = num(3.0, 0, 10_000)
+    neighbours: bool = False  # the 3x3 cells around the ball answer for it too
+    confidence_loss: Literal["focal", "weighted_bce"] = "focal"
+    confidence_gain: float = num(1.0, 0, 10_000)
+    gamma: float = num(2.0, 0, 10)
+    alpha: float = num(0.75, 0, 1)
+    negatives: int = num(3, 0, 10_000)  # hardest negatives kept for each positive; 0 = all
+    miss_weight: float = num(1.0, 0, 10_000)  # factor on balls below .5
+    ghost_weight: float = num(1.0, 0, 10_000)  # factor on empty cells above .5 that touch no ball's cell
+    motion: bool = False  # dx, dy to the next frame, where both frames show the ball
+    motion_gain: float = num(1.0, 0, 10_000)
+    hit: bool = False  # an event "hit" per cell; needs an event of that name
+    hit_gain: float = num(1.0, 0, 10_000)
+    prior: float = num(0.01, 1e-6, 0.5)  # confidence at the start, in every channel
+    events: EventHead = EventHead()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip(Checked):
+    """Which frames the network sees at once, and for which of them it answers. A still picture is a clip of one."""
+
+    frames: int = num(1, 1, 64)
+    stride: int = num(1, 1, 64)  # frames from one to the next within a window
+    hop: int = num(1, 1, 4096)  # frames between the starts of training windows
+    answers: Literal["all", "last", "middle"] = "all"
+    channels: Literal["rgb", "grey", "difference"] = "rgb"  # difference: grey, and the change since the frame before
+    background: bool = False  # the median picture of the clip's video as one more frame
+
+    @property
+    def answered(self) -> tuple[int, ...]:
+        """Indices, within the window, of the frames that are answered."""
+        t = self.frames
+        return {"all": tuple(range(t)), "last": (t - 1,), "middle": (t // 2,)}[self.answers]
+
+    @property
+    def pictures(self) -> int:
+        """Pictures that the network is given: the frames, and the background where it is one."""
+        return self.frames + self.background
+
+    @property
+    def planes(self) -> int:
+        """Channels that the network sees."""
+        if self.channels == "rgb":
+            return 3 * self.pictures
+        return self.pictures + (self.frames - 1 if self.channels == "difference" else 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Checked):
+    """Clip, backbone, neck, head."""
+
+    clip: Clip = Clip()
+    backbone: SmallNet | TimmNet | SmpNet | Hourglass = SmallNet()
+    neck: Fpn | Pan | Fuse = Pan()
+    head: BoxHead | BallHeatmap | BallGrid = BoxHead()
     strides: tuple[int, ...] = nums((8, 16, 32), 1, 128, rising=True)
     norm: Literal["batch", "group"] = "batch"
     mean: tuple[float, float, float] = nums(
@@ -319,7 +259,7 @@ class Model(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(_Checked):
+class Train(Checked):
     """The loop."""
 
     epochs: int = num(50, 1, 100_000)
@@ -344,7 +284,24 @@ class Train(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(_Checked):
+class Ball(Checked):
+    """From the network's answers to a trajectory, and the rule by which it is judged."""
+
+    threshold: float = num(0.5, 0, 1)  # score from which a frame has a ball
+    candidates: int = num(5, 1, 100)  # kept per frame, for the motion model
+    refine: Literal["peak", "centroid"] = "peak"  # the cell's own place, or the score-weighted centre around it
+    hop: int = num(0, 0, 64)  # frames between the starts of windows; 0 = no overlap; less than answered: averaged
+    track: bool = False  # reject jumps and fill gaps with the motion model before judging
+    gap: int = num(5, 0, 1000)  # longest run of frames that the motion model may fill
+    gate: float = num(4.0, 0.1, 100)  # standard deviations beyond which a candidate is no continuation
+    jerk: float = num(8.0, 1e-3, 1e6)  # standard deviation of the unmodelled acceleration, px of 1280 wide per frame^2
+    rule: Literal["tracknet_v2_v3", "tracknet_v5", "wasb", "wasb_occluded_visible", "totnet", "pingpong"] = (
+        "tracknet_v2_v3"  # whose F1 is shown first and names best; all rules are always reported
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Checked):
     """Decoding and judging."""
 
     batch: int = num(16, 1, 4096)
@@ -357,11 +314,12 @@ class Evaluate(_Checked):
     select: Literal["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "F1"] = (
         "AP"  # the score whose highest value in the log names best
     )
-    resamples: int = num(200, 0, 100_000)  # bootstrap over pictures for the intervals; 0 = no intervals
+    resamples: int = num(200, 0, 100_000)  # bootstrap over pictures (balls: rallies) for the intervals; 0 = none
+    ball: Ball = Ball()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(_Checked):
+class Recipe(Checked):
     """Everything that decides a run, apart from the data."""
 
     name: str

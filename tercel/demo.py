@@ -7,13 +7,16 @@ from pathlib import Path
 
 from tercel import api, recipes
 from tercel.core.finding import TercelError
-from tercel.data import synth
+from tercel.data import rallies, synth
 from tercel.engine.fit import Observer
 from tercel.engine.run import Run
 
+TASKS = ("ball", "boxes")
 PICTURES = 400
 CLASSES = ("disc", "square", "cross")
 SHARES = {"train": 0.8, "val": 0.17, "test": 0.03}
+RALLIES = {"train": 16, "val": 4, "test": 1}
+FRAMES = 90
 
 
 def demo(
@@ -28,17 +31,22 @@ def demo(
     Raises:
         TercelError: an unknown task; `out` holding other data than the demo's.
     """
-    if task != "boxes":
-        raise TercelError(f"there is no demo {task!r}", "there is: boxes")
-    recipe = recipes.get("boxes_demo", settings)
-    data = synth.make_boxes(out / "boxes", n=PICTURES, seed=0, size=(240, 320), classes=CLASSES, splits=SHARES)
-    say(f"data: {data}")
+    if task not in TASKS:
+        raise TercelError(f"there is no demo {task!r}", f"there is: {', '.join(TASKS)}")
+    recipe = recipes.get(f"{task}_demo", settings)
     command = " ".join(["tercel demo", task, *(f"--set {s}" for s in settings)])
-    run = api.train(
-        recipe, f"yolo:{data}#train", f"yolo:{data}#val", out=out / "runs", command=command, observers=observers
-    )
+    if task == "ball":
+        data = rallies.make_rallies(out / "ball", splits=RALLIES, frames=FRAMES, sport="badminton", seed=0)
+        say(f"data: {data}")
+        train, val, media = f"tracknet:{data}#train", f"tracknet:{data}#val", data / "test"
+        media = sorted(media.rglob("*.mp4"))[0].parent
+    else:
+        data = synth.make_boxes(out / "boxes", n=PICTURES, seed=0, size=(240, 320), classes=CLASSES, splits=SHARES)
+        say(f"data: {data}")
+        train, val, media = f"yolo:{data}#train", f"yolo:{data}#val", out / "boxes" / "images" / "test"
+    run = api.train(recipe, train, val, out=out / "runs", command=command, observers=observers)
     if run.info["status"] != "finished":
         return run
-    predicted = api.predict(run.path, [str(out / "boxes" / "images" / "test")], out=run.path / "predictions")
+    predicted = api.predict(run.path, [str(media)], out=run.path / "predictions")
     say(f"predictions: {predicted.folder}")
     return run

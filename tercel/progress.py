@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from tercel.core.finding import headline
+
 if TYPE_CHECKING:
     from tercel.engine.fit import EvalInfo, StepInfo
     from tercel.engine.run import Run
@@ -93,8 +95,7 @@ class Terminal:
             self.say(f"update {info.step}/{self.updates}  {left / 60:.1f} min left  {note}, {parts}")
 
     def on_eval(self, info: EvalInfo) -> None:
-        overall = {s.name: s.value for s in info.scores if not s.where}
-        shown = "  ".join(f"{k} {overall[k]:.3f}" for k in ("AP", "AP50", "AP75") if k in overall)
+        shown = "  ".join(f"{name} {s.value:.3f}" for name, s in headline(info.scores).items())
         self.say(f"epoch {info.epoch}: {shown}  ({info.seconds:.1f} s)")
 
     def on_message(self, message: str) -> None:

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tercel.core.finding import Finding, Ledger, Score, TercelError
+from tercel.core.record import Event
+from tercel.core.timeline import EventTruth
+from tercel.core.track import Track
+from tercel.data import events as event_files
+from tercel.data.formats import tracknet
 from tercel.data.predictions import read_predictions
-from tercel.data.source import read
-from tercel.metrics.ap import MAX_DETECTIONS, BoxReport, judge_boxes
+from tercel.data.source import Source, parse, read
+from tercel.data.tracks import read_rallies, read_tracks
+from tercel.metrics.ap import MAX_DETECTIONS, judge_boxes
+from tercel.metrics.events import judge_events
 from tercel.metrics.match import IOUS
+from tercel.metrics.points import judge_points
+from tercel.metrics.rules import ALL, Tolerance
 from tercel.metrics.stats import Interpolation
 
-TASKS = ("boxes",)
+TASKS = ("boxes", "ball", "events")
+OPENTTGAMES_FPS = 120.0
 
 
 @dataclass(frozen=True, eq=False)
 class ScoreResult:
-    """Scores, the report behind them, and everything that was noticed while reading and judging."""
+    """Scores, the report behind them (BoxReport, PointReport or EventReport), and what was noticed on the way."""
 
     scores: list[Score]
-    report: BoxReport
+    report: Any
     findings: tuple[Finding, ...]
+    task: str = "boxes"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -36,27 +51,43 @@ class ScoreResult:
 def score(
     truth: str,
     pred: str | Path,
-    task: str = "boxes",
+    task: str = "",
     *,
     max_detections: Sequence[int] = MAX_DETECTIONS,
     resamples: int = 200,
     seed: int = 0,
     ious: Sequence[float] = IOUS,
     interpolation: Interpolation = "101",
+    rules: Sequence[str] = ALL,
+    tolerance: str = "",
+    size: tuple[int, int] | None = None,
+    ball_size: float | None = None,
+    fps: float | None = None,
 ) -> ScoreResult:
     """Judge the predictions in a file against a data source.
 
     Args:
-        truth: `[format:]path[#split]`; its pictures need not be there.
-        pred: a file or folder of predictions; a picture that it does not mention has none.
-        task: what is judged; so far boxes.
-        max_detections, resamples, seed, ious, interpolation: see `tercel.metrics.ap.judge_boxes`.
+        truth: `[format:]path[#split]`; its pictures need not be there. For a ball also a csv or a folder of csv, for
+            events also a folder of OpenTTGames markup.
+        pred: a file or folder of predictions; a picture, frame or game that it does not mention has none.
+        task: "boxes", "ball" or "events"; "" = what the content of `pred` looks like.
+        max_detections, ious, interpolation: boxes, see `tercel.metrics.ap.judge_boxes`.
+        rules, tolerance: ball, see `tercel.metrics.points.judge_points`; a tolerance such as "5px@original" or "50%".
+        size: (H, W) of the frames, where neither a video nor a picture tells it.
+        ball_size: the ball's diameter in px, for a tolerance in % where the labels hold no boxes.
+        fps: frames per second, for times in ms (default: 120 for OpenTTGames, else not known).
 
     Raises:
         TercelError: an unknown task, a source or file that cannot be read, predictions that do not fit the truth.
     """
+    task = task or recognise(Path(pred))
     if task not in TASKS:
         raise TercelError(f"task {task!r} cannot be judged; there is: {', '.join(TASKS)}", f"use --task {TASKS[0]}")
+    if task == "ball":
+        bound = Tolerance.parse(tolerance) if tolerance else None
+        return _ball(truth, Path(pred), rules, bound, size, ball_size, resamples, seed)
+    if task == "events":
+        return _events(truth, Path(pred), size, fps, resamples, seed)
     dataset = read(truth, pictures=False, as_written=True)
     ledger = Ledger()
     found = read_predictions(Path(pred), dataset, ledger=ledger)
@@ -72,3 +103,136 @@ def score(
         interpolation=interpolation,
     )
     return ScoreResult(report.scores, report, (*dataset.findings, *ledger.findings(), *report.findings))
+
+
+def recognise(pred: Path) -> str:
+    """The task that a prediction file or folder belongs to, by content; what is no csv of balls or events is boxes."""
+    if pred.is_dir() and not any(True for _ in pred.rglob("*.csv")):
+        return "boxes"
+    if tracknet.matches(pred):
+        return "ball"
+    return "events" if pred.exists() and event_files.is_answer(pred) else "boxes"
+
+
+# -- a ball in video ----------------------------------------------------------------------------------------------
+
+
+def _ball(
+    truth: str,
+    pred: Path,
+    rules: Sequence[str],
+    tolerance: Tolerance | None,
+    size: tuple[int, int] | None,
+    ball_size: float | None,
+    resamples: int,
+    seed: int,
+) -> ScoreResult:
+    ledger = Ledger()
+    true, diameter = _true_tracks(parse(truth), size, ledger)
+    canvas = true[0].size
+    found = read_tracks(pred, size=canvas, ledger=ledger, predictions=True)
+    report = judge_points(
+        true,
+        _on_the_same_canvas(found, true, canvas),
+        rules=rules,
+        tolerance=tolerance,
+        diameter=ball_size if ball_size is not None else diameter,
+        resamples=resamples,
+        seed=seed,
+    )
+    return ScoreResult(report.scores, report, (*ledger.findings(), *report.findings), "ball")
+
+
+def _csv_of(source: Source) -> Path | None:
+    """The csv or folder of csv behind a source of TrackNet's kind, as it stands: not cut into runs, as training is."""
+    if source.format not in (None, tracknet.NAME):
+        return None
+    path = source.path
+    if source.split is not None:
+        path = path / source.split
+        if not path.is_dir():
+            return None  # a list of matches, say
+    return path if tracknet.matches(path) else None
+
+
+def _true_tracks(
+    source: Source, size: tuple[int, int] | None, ledger: Ledger
+) -> tuple[list[Track], Mapping[str, NDArray[np.float64]] | None]:
+    """The truth, and the diameters of its balls in px where the labels have boxes."""
+    path = _csv_of(source)
+    if path is not None:
+        return read_tracks(path, size=size, ledger=ledger), None
+    from tercel.data.clips import tracks
+
+    dataset = read(str(source), pictures=False, as_written=True)
+    if source.format is None and not any(r.objects.points is not None for r in dataset.records):
+        raise TercelError(f"{source} holds no ball labels", "for boxes use --task boxes")
+    ledger.extend(dataset.findings)
+    diameter = {}
+    for r in dataset.records:
+        sides = np.full(len(r.frames), np.nan)
+        if r.objects.frame is not None and len(r.objects):
+            wh = (r.objects.boxes[:, 2:] - r.objects.boxes[:, :2]).astype(np.float64)
+            sides[r.objects.frame] = np.sqrt(wh.prod(axis=1))  # of a ball, width and height differ by blur only
+        diameter[r.id] = np.where(sides > 0, sides, np.nan)
+    known = any(np.isfinite(d).any() for d in diameter.values())
+    return tracks(dataset), diameter if known else None
+
+
+def _on_the_same_canvas(found: Sequence[Track], true: Sequence[Track], canvas: tuple[int, int]) -> list[Track]:
+    """Predictions carry no size: each gets that of the rally it is named after."""
+    sizes = {t.name: t.size for t in true}
+    return [p.replace(size=sizes.get(p.name, canvas)) for p in found]
+
+
+# -- events -------------------------------------------------------------------------------------------------------
+
+
+def _events(
+    truth: str, pred: Path, size: tuple[int, int] | None, fps: float | None, resamples: int, seed: int
+) -> ScoreResult:
+    ledger = Ledger()
+    source = parse(truth)
+    markup = source.format in (None, "openttgames") and event_files.is_markup(source.path)
+    if markup:
+        games = event_files.read_markup(source.path, ledger, source.split)
+        rate = OPENTTGAMES_FPS if fps is None else fps
+    else:
+        games, rate = _true_events(source, size, ledger), math.nan if fps is None else fps
+    if not rate > 0 and not math.isnan(rate):
+        raise TercelError(f"{rate:g} frames per second", "give the frame rate of the video, for example --fps 120")
+    report = judge_events(games, event_files.read_answers(pred, ledger), fps=rate, resamples=resamples, seed=seed)
+    return ScoreResult(report.scores, report, (*ledger.findings(), *report.findings), "events")
+
+
+def _true_events(source: Source, size: tuple[int, int] | None, ledger: Ledger) -> list[EventTruth]:
+    """Events of ball labels, by frame numbers of the video."""
+    path = _csv_of(source)
+    if path is not None:
+        rallies = read_rallies(path, size=size, ledger=ledger)
+        games = [
+            EventTruth(
+                r.track.name,
+                tuple(Event(int(r.track.frame[e.frame]), e.name) for e in r.events),
+                frames=int(r.track.frame[-1] - r.track.frame[0]) + 1,
+                first=int(r.track.frame[0]),
+                source=r.track.source,
+            )
+            for r in rallies
+        ]
+    else:
+        dataset = read(str(source), pictures=False)
+        ledger.extend(dataset.findings)
+        games = [
+            EventTruth(
+                r.id,
+                tuple(Event(r.first + e.frame, e.name) for e in r.events),
+                frames=len(r.frames),
+                first=r.first,
+                source=r.source,
+            )
+            for r in dataset.records
+        ]
+    if not any(g.events for g in games):
+        raise TercelError(f"{source} holds no events", "labels need a column Event, or an events_markup.json")
+    return games

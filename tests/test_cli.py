@@ -28,12 +28,12 @@ VERBS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 
 # Scripts depend on this. Whoever changes a line here changes them, and says so in the changelog.
 FROZEN = {
-    "demo": ["task str = boxes", "--out Path = demo", "--set list[str] ...", "--json bool"],
+    "demo": ["task str = ball", "--out Path = demo", "--set list[str] ...", "--json bool"],
     "recipes": ["--json bool"],
     "show": ["recipe str required", "--set list[str] ...", "--batch Path", "--train str", "--json bool"],
     "train": [
         "recipe str required", "--train str required", "--val str required", "--set list[str] ...", "--out Path = runs",
-        "--name str", "--allow-leaks bool", "--json bool",
+        "--name str", "--allow-leaks bool", "--start Path", "--json bool",
     ],
     "resume": ["run Path required", "--json bool"],
     "eval": ["run Path required", "--data str", "--checkpoint str = best", "--out Path", "--json bool"],

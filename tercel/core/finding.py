@@ -144,3 +144,13 @@ class Score:
             return math.nan if x is None else float(x)
 
         return Score(d["name"], number(d["value"]), d["n"], number(d["low"]), number(d["high"]), dict(d["where"]))
+
+
+def headline(scores: Iterable[Score]) -> dict[str, Score]:
+    """The few scores that say how good a run is, over everything: AP, AP50, AP75 of boxes; of a ball F1, precision and
+    recall under the rule that stands first."""
+    listed = list(scores)
+    rule = next((s.where["rule"] for s in listed if set(s.where) == {"rule"}), None)
+    names, where = (("F1", "precision", "recall"), {"rule": rule}) if rule else (("AP", "AP50", "AP75"), {})
+    found = {s.name: s for s in listed if s.name in names and dict(s.where) == where}
+    return {n: found[n] for n in names if n in found}

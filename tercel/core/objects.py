@@ -42,7 +42,7 @@ class Objects:
         ignore: bool [N], regions that cost nothing when found or missed (crowd, difficult, disabled, don't care).
         obbs: f32 [N,5] cx cy length width theta, or None.
         points: f32 [N,K,2] x y in px, or None.
-        visible: u8 [N,K], 0 absent, 1 hidden (place known), 2 visible; required with points.
+        visible: u8 [N,K], 0 absent, 1 hidden (place known), 2 visible, 3 visible but blurred; required with points.
         frame: i64 [N] index of the frame within the clip, or None for a still picture.
         track: i64 [N] identity over time, or None.
         area: f32 [N] annotated area in px^2 (COCO: that of the mask) for size bins, or None for that of the box.

@@ -45,6 +45,8 @@ class Record:
         size: (H, W) of the original picture, after its EXIF orientation was applied.
         objects: truth on the original canvas.
         events: events in time, by frame index within `frames`.
+        first: frame number of `frames[0]` in its video or label file; a clip's frames are consecutive.
+        background: frames of the same video whose median shows it without the ball, or none.
         group: video, match or scene; a group never crosses a split.
         source: "file:line" of the label, for blame.
     """
@@ -56,6 +58,8 @@ class Record:
     events: tuple[Event, ...] = ()
     group: str = ""
     source: str = ""
+    first: int = 0
+    background: tuple[Frame, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.frames:

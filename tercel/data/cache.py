@@ -1,5 +1,8 @@
 """Decoded pictures: in RAM when they fit, else on disk by content hash, else decoded anew. The choice is a finding.
 
+A picture is a file, or a frame of a video. A video is decoded in its own order: whoever needs one of its frames gets
+the others of that stretch (from keyframe to keyframe) decoded and kept along, because they have to be decoded anyway.
+
 Shape legend: H, W picture size in px; 3 = RGB.
 """
 
@@ -12,24 +15,29 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tercel.core.finding import Finding, Ledger, Severity
-from tercel.core.record import content_hash
+from tercel.core.record import Frame, content_hash
+from tercel.data.video_pool import VideoPool
 
 Picture = NDArray[np.uint8]
 GB = 1e9
 RAM_SHARE = 0.7  # of the available memory that pictures may take; the rest is for the network
 DISK_RESERVE_GB = 2.0  # always left free on the cache's disk
+AHEAD = 256  # frames of a video that are decoded and kept behind the one that is wanted, at most
+RECENT_BYTES, RECENT_AHEAD = 2**27, 16  # the same where nothing is kept for good: what windows of several threads share
 
 
 class PictureStore:
-    """Decoded pictures by path, u8 [H,W,3] RGB, read-only. `get` may be called from many threads.
+    """Decoded pictures by path or `Frame`, u8 [H,W,3] RGB, read-only. `get` may be called from many threads.
 
     The three ways of keeping them, decided once at birth from the sum of H * W * 3 over all pictures:
 
@@ -37,16 +45,17 @@ class PictureStore:
     - `disk`: raw arrays under `folder`, named by the hash of the picture's bytes and of the decoder, and mapped into
       memory. An edited picture or a changed decoder gives another name, so nothing stale is ever served. When the
       folder would pass `disk_gb`, or less than `DISK_RESERVE_GB` would stay free, pictures that this store has not
-      used leave, those used longest ago first; when there are none of these, writing stops and a finding says so.
+      used leave, those used longest ago first; when there are none of these, writing stops and a finding says so. A
+      frame of a video is named by the hash of the video, its number and the decoder.
     - `none`: the folder cannot be used; decoded at each use.
 
     A picture file that is changed while a store lives is noticed in `disk` and `none`, not in `ram`.
 
     Args:
-        paths: the pictures, repeated ones count once.
+        paths: the pictures (files, or `Frame`s), repeated ones count once.
         ram_gb: memory budget in 1e9 bytes of this process.
         folder: disk cache; made when needed.
-        sizes: path -> (H, W) where they are known already; saves opening every file.
+        sizes: the same -> (H, W) where they are known already; saves opening every file.
         disk_gb: limit of the whole folder in 1e9 bytes.
         processes: how many processes of this machine keep pictures at the same time (they share its memory).
         read, size_of: decoder and header reader (tercel.data.images by default).
@@ -54,11 +63,11 @@ class PictureStore:
 
     def __init__(
         self,
-        paths: Iterable[Path],
+        paths: Iterable[Path | Frame],
         ram_gb: float,
         folder: Path,
         *,
-        sizes: Mapping[Path, tuple[int, int]] | None = None,
+        sizes: Mapping[Any, tuple[int, int]] | None = None,
         disk_gb: float = 50.0,
         processes: int = 1,
         read: Callable[[Path], Picture] | None = None,
@@ -73,7 +82,7 @@ class PictureStore:
         self._folder = folder
         self._lock = threading.Lock()
         self._ledger = Ledger()
-        self._ram: dict[Path, Picture] = {}
+        self._ram: dict[Path | Frame, Picture] = {}
         self._busy: dict[Path, threading.Lock] = {}
         self._hashes: dict[Path, tuple[tuple[int, int], str]] = {}
         self._stamp = ""
@@ -82,9 +91,15 @@ class PictureStore:
         self._old: list[Path] = []  # files of earlier runs, the one used longest ago last
         self._held = 0  # bytes in the folder
         self._disk = 0.0
-        unique = list(dict.fromkeys(paths))
-        known = sizes or {}
-        self.total_bytes = sum(h * w * 3 for h, w in (known.get(p) or size_of(p) for p in unique))
+        self._videos = VideoPool()
+        self._recent: OrderedDict[Frame, Picture] = OrderedDict()
+        unique = list(dict.fromkeys(_plain(p) for p in paths))
+        self._wanted: dict[Path, set[int]] = defaultdict(set)  # frames of each video
+        for item in unique:
+            if isinstance(item, Frame):
+                self._wanted[item.path].add(item.index)
+        known = {_plain(p): size for p, size in (sizes or {}).items()}
+        self.total_bytes = sum(h * w * 3 for h, w in (known.get(p) or _size(p, size_of) for p in unique))
         self.mode: Literal["ram", "disk", "none"] = self._choose(len(unique), ram_gb * GB, disk_gb * GB)
 
     # -- the decision -------------------------------------------------------------------------------------------
@@ -120,12 +135,15 @@ class PictureStore:
 
     # -- pictures -----------------------------------------------------------------------------------------------
 
-    def get(self, path: Path) -> Picture:
+    def get(self, picture: Path | Frame) -> Picture:
         """The picture u8 [H,W,3], read-only.
 
         Raises:
             TercelError: unreadable or truncated (from the decoder).
         """
+        path = _plain(picture)
+        if isinstance(path, Frame):
+            return self._from_video(path)
         if self.mode == "ram":
             return self._from_ram(path)
         if self.mode == "disk":
@@ -153,12 +171,67 @@ class PictureStore:
         if picture is not None:
             return picture
         picture = _frozen(self._read(path))
+        self._write(file, picture)
+        return picture
+
+    # -- frames of videos ---------------------------------------------------------------------------------------
+
+    def _from_video(self, frame: Frame) -> Picture:
+        picture = self._kept(frame)
+        if picture is not None:
+            return picture
+        with self._videos.borrow(frame.path) as video:
+            picture = self._kept(frame)  # another thread may have passed it
+            if picture is not None:
+                return picture
+            for k, pixels in video.walk(frame.index, lambda k: self._lacks(Frame(frame.path, k))):
+                picture = _frozen(pixels)
+                self._keep(Frame(frame.path, k), picture)
+            ahead = AHEAD if self.mode == "ram" or (self.mode == "disk" and not self._stopped) else RECENT_AHEAD
+            end = min(video.stretch(frame.index).stop, frame.index + 1 + ahead)
+            more = [k for k in range(frame.index + 1, end) if self._lacks(Frame(frame.path, k))]
+            for k, pixels in video.walk(more[-1], set(more).__contains__) if more else ():
+                self._keep(Frame(frame.path, k), _frozen(pixels))
+        assert picture is not None
+        return picture
+
+    def _kept(self, frame: Frame) -> Picture | None:
+        if self.mode == "ram":
+            return self._ram.get(frame)
+        if self.mode == "disk":
+            picture = _map(self._folder / self._key(frame))
+            if picture is not None:
+                return picture
+        with self._lock:
+            return self._recent.get(frame)
+
+    def _lacks(self, frame: Frame) -> bool:
+        """True for a frame that will be asked for and is not there."""
+        if frame.index not in self._wanted.get(frame.path, ()):
+            return False
+        if self.mode == "disk" and (self._folder / self._key(frame)).is_file():
+            return False
+        return frame not in self._ram and frame not in self._recent
+
+    def _keep(self, frame: Frame, picture: Picture) -> None:
+        if self.mode == "ram":
+            self._ram[frame] = picture
+        elif self.mode == "none" or not self._write(self._folder / self._key(frame), picture):
+            with self._lock:
+                self._recent[frame] = picture
+                while len(self._recent) > 1 and sum(p.nbytes for p in self._recent.values()) > RECENT_BYTES:
+                    self._recent.popitem(last=False)
+
+    # -- the disk -----------------------------------------------------------------------------------------------
+
+    def _write(self, file: Path, picture: Picture) -> bool:
         try:
             if self._make_room(picture.nbytes):
                 _save(file, picture)
+                return True
         except OSError as e:
             self._stop(f"{e.strerror or e}")
-        return picture
+        return False
 
     def _make_room(self, size: int) -> bool:
         """True when `size` more bytes may be written; removes what other runs left and this one has not used."""
@@ -186,8 +259,9 @@ class PictureStore:
                 message = f"no more decoded pictures are written to {self._folder}: {why}"
                 self._ledger.add("cache.full", Severity.WARNING, message)
 
-    def _key(self, path: Path) -> str:
+    def _key(self, item: Path | Frame) -> str:
         """File name for the picture's present bytes; hashed again when its size or time changes."""
+        path = item.path if isinstance(item, Frame) else item
         try:
             stat = os.stat(path)
         except OSError:
@@ -198,7 +272,24 @@ class PictureStore:
         if known is None or known[0] != state:
             known = (state, content_hash(path))
             self._hashes[path] = known
-        return f"{known[1]}-{self._stamp}.npy"
+        return (
+            f"{known[1]}-{item.index}-{_video_stamp()}.npy"
+            if isinstance(item, Frame)
+            else f"{known[1]}-{self._stamp}.npy"
+        )
+
+
+def _plain(item: Path | Frame) -> Path | Frame:
+    """A picture file by its path alone, so that a path and a Frame of it are the same picture."""
+    return item.path if isinstance(item, Frame) and item.index < 0 else item
+
+
+def _size(item: Path | Frame, size_of: Callable[[Path], tuple[int, int]]) -> tuple[int, int]:
+    if isinstance(item, Frame):
+        from tercel.data.video_index import frame_index
+
+        return frame_index(item.path).size
+    return size_of(item)
 
 
 def available_memory() -> float:
@@ -249,6 +340,18 @@ def _decoder_stamp(read: Callable[[Path], Picture]) -> str:
         source = repr(read).encode()
     versions = f"{cv2.__version__} {PIL.__version__}".encode()
     return hashlib.blake2b(source + versions, digest_size=4).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _video_stamp() -> str:
+    """Short hash of whatever decides the decoded values of video frames."""
+    import av
+
+    from tercel.data import video, video_index
+
+    sources = b"".join(Path(inspect.getfile(m)).read_bytes() for m in (video, video_index))
+    versions = repr((av.__version__, sorted(av.library_versions.items()))).encode()
+    return hashlib.blake2b(sources + versions, digest_size=4).hexdigest()
 
 
 def _map(file: Path) -> Picture | None:

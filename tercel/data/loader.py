@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from tercel.config import Augment, Data
 from tercel.core.finding import Finding, Ledger, Severity, TercelError
 from tercel.core.objects import Objects
-from tercel.core.record import Dataset, Frame, Record
+from tercel.core.record import Dataset, Event, Frame, Record
 from tercel.core.warp import Warp
+from tercel.data import ball_augment
 from tercel.data.augment import Colour, plan, touches, visible_objects
 from tercel.data.cache import PictureStore, default_folder
 
@@ -51,6 +52,7 @@ class Sample:
         warps: one per source picture, original canvas -> network canvas; the first one is that of `id`.
         records: ids of the source pictures, in the same order (four in a mosaic).
         left: how many objects of the sources are out of view and therefore not in `objects`.
+        events: events in time, by frame index within the clip.
     """
 
     images: Pixels
@@ -59,6 +61,7 @@ class Sample:
     warps: tuple[Warp, ...]
     records: tuple[str, ...]
     left: int = 0
+    events: tuple[Event, ...] = ()
 
     @property
     def warp(self) -> Warp:
@@ -87,6 +90,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def events(self) -> list[tuple[Event, ...]]:
+        """B tuples of events."""
+        return [s.events for s in self.samples]
+
     def tensor(self) -> torch.Tensor:
         """The images as a uint8 tensor [B,T,3,H,W] on the same memory."""
         import torch
@@ -109,7 +117,7 @@ def load_plain(
         source: a record (all its frames), a picture file, or a decoded picture u8 [H,W,3].
         size: (H, W) of the network's input.
         fill: grey of the letterbox border.
-        read: picture reader, by default tercel.data.images.read_image.
+        read: reader of pictures (and of a record's video frames), by default tercel.data.video.read_frame.
 
     Returns:
         Images u8 [T,3,H,W], and the warp from the original canvas to them.
@@ -118,11 +126,11 @@ def load_plain(
         TercelError: unreadable picture, or one whose size is not the record's.
     """
     if read is None:
-        from tercel.data.images import read_image
+        from tercel.data.video import read_frame
 
-        read = read_image
+        read = read_frame
     if isinstance(source, Record):
-        pictures = [_picture(source, frame, read) for frame in source.frames]
+        pictures = [read_checked(source, frame, read) for frame in source.frames]
     elif isinstance(source, np.ndarray):
         pictures = [source]
     else:
@@ -142,14 +150,17 @@ def _paint_plain(pictures: Sequence[Pixels], canvas: Pixels, fill: int) -> Warp:
     return warp
 
 
-def _picture(record: Record, frame: Frame, read: Callable[[Path], Pixels]) -> Pixels:
-    if frame.index >= 0:
-        raise TercelError(f"{frame}: frames of a video are not read here", "extract the frames to picture files first")
-    picture = read(frame.path)
+def read_checked(record: Record, frame: Frame, read: Callable[[Any], Pixels]) -> Pixels:
+    """A frame of the record, u8 [H,W,3].
+
+    Raises:
+        TercelError: unreadable, or not of the record's size.
+    """
+    picture = read(frame if frame.index >= 0 else frame.path)
     if picture.shape[:2] != tuple(record.size):
         h, w = picture.shape[:2]
         raise TercelError(
-            f"{frame.path} is {h} x {w} px (height x width), its label says {record.size[0]} x {record.size[1]}",
+            f"{frame} is {h} x {w} px (height x width), its label says {record.size[0]} x {record.size[1]}",
             "label the picture that is there, after its EXIF orientation",
         )
     return picture
@@ -243,13 +254,18 @@ class Loader:
                     f"{r.source or r.id}: {len(r.frames)} frames, other records have {self.frames}",
                     "cut all clips to one length",
                 )
-        self.store = store or _store_for(dataset, data, world)
+        self.canvases = self.frames + bool(dataset.records[0].background)  # the median picture is one frame more
+        self.store = store or store_for(dataset, data, world)
         self.wait_seconds = 0.0
         self._left = 0
-        self._memory = _Memory(batch * self.frames * data.size[0] * data.size[1] * 3)
+        self._memory = _Memory(batch * self.canvases * data.size[0] * data.size[1] * 3)
         # What an empty record's truth looks like: the columns of the others.
         self._like = next((r.objects for r in dataset.records if len(r.objects)), None)
         self._flip_index = dataset.schema.flip_index if dataset.schema.keypoints else None
+        self._medians: dict[tuple[Frame, ...], Pixels] = {}
+        self._balls = self._like is not None and self._like.frame is not None
+        if augment is not None and self._balls:
+            ball_augment.check(augment, dataset.schema.events)
         _quiet_opencv()
 
     def __len__(self) -> int:
@@ -293,7 +309,7 @@ class Loader:
 
     def sample(self, epoch: int, index: int) -> Sample:
         """Sample `index` of the epoch (over all ranks), loaded here and now."""
-        canvas = np.empty((self.frames, *self.data.size, 3), np.uint8)
+        canvas = np.empty((self.canvases, *self.data.size, 3), np.uint8)
         return self._load(epoch, index, int(self.order(epoch)[index]), canvas)
 
     def _load(self, epoch: int, index: int, number: int, canvas: Pixels) -> Sample:
@@ -310,10 +326,10 @@ class Loader:
             raise RuntimeError(f"{where}: {type(e).__name__}: {e}") from e
 
     def _plain(self, record: Record, canvas: Pixels) -> Sample:
-        pictures = [_picture(record, frame, self.store.get) for frame in record.frames]
-        warp = _paint_plain(pictures, canvas, self.data.fill)
+        warp = _paint_plain(self._pictures(record), canvas, self.data.fill)
         objects = warp.objects(self._truth(record), self._flip_index)
-        return Sample(canvas.transpose(0, 3, 1, 2), objects, record.id, (warp,), (record.id,))
+        images = canvas.transpose(0, 3, 1, 2)
+        return Sample(images, objects, record.id, (warp,), (record.id,), events=record.events)
 
     def _augmented(self, record: Record, rng: np.random.Generator, epoch: int, canvas: Pixels) -> Sample:
         config = self.augment
@@ -328,14 +344,28 @@ class Loader:
         parts, left = [], 0
         for r, warp in zip(records, warps, strict=True):
             if touches(warp):
-                for frame, target in zip(r.frames, canvas, strict=True):
-                    warp.paint(_picture(r, frame, self.store.get), target)
+                for picture, target in zip(self._pictures(r), canvas, strict=True):
+                    warp.paint(picture, target)
             part, out = visible_objects(warp, self._truth(r), self.data.min_visible, self._flip_index)
             parts.append(part)
             left += out
-        colour.apply(canvas, rng)
         ids = tuple(r.id for r in records)
-        return Sample(canvas.transpose(0, 3, 1, 2), _join(parts, ids), record.id, tuple(warps), ids, left)
+        objects, events = _join(parts, ids), record.events
+        if self._balls:
+            objects, events = ball_augment.change(canvas[: self.frames], objects, events, config, rng)
+        colour.apply(canvas, rng)
+        return Sample(canvas.transpose(0, 3, 1, 2), objects, record.id, tuple(warps), ids, left, events)
+
+    def _pictures(self, record: Record) -> list[Pixels]:
+        """The record's frames, and behind them the median of its background frames if it has any."""
+        pictures = [read_checked(record, frame, self.store.get) for frame in record.frames]
+        if record.background:
+            median = self._medians.get(record.background)
+            if median is None:  # two workers may both make it: the same one
+                stack = np.stack([read_checked(record, frame, self.store.get) for frame in record.background])
+                median = self._medians[record.background] = np.median(stack, axis=0).astype(np.uint8)
+            pictures.append(median)
+        return pictures
 
     def _truth(self, record: Record) -> Objects:
         return record.objects if len(record.objects) else Objects.empty(record.size, self._like)
@@ -378,7 +408,7 @@ class Loader:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _buffer(self, step: int) -> Pixels:
-        return self._memory.take((len(self.indices(step)), self.frames, *self.data.size, 3))
+        return self._memory.take((len(self.indices(step)), self.canvases, *self.data.size, 3))
 
     def _deliver(self, buffer: Pixels, samples: list[Sample], began: float) -> Batch:
         self._left += sum(s.left for s in samples)
@@ -414,8 +444,10 @@ def _join(parts: Sequence[Objects], ids: Sequence[str]) -> Objects:
     return Objects.concat(shifted)
 
 
-def _store_for(dataset: Dataset, data: Data, world: int) -> PictureStore:
-    sizes = {f.path: r.size for r in dataset.records for f in r.frames if f.index < 0}
+def store_for(dataset: Dataset, data: Data, world: int) -> PictureStore:
+    """A store for all frames of a data set, as `data` says; `world` processes of this machine have one each."""
+    frames = {f: r.size for r in dataset.records for f in (*r.frames, *r.background)}
+    sizes: dict[Path | Frame, tuple[int, int]] = {f if f.index >= 0 else f.path: size for f, size in frames.items()}
     folder = Path(data.cache_dir) if data.cache_dir else default_folder()
     return PictureStore(sizes, data.cache_gb, folder, sizes=sizes, processes=world)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tercel.core.finding import Finding, Ledger, Severity, TercelError
-from tercel.core.record import Dataset, Record, content_hash
+from tercel.core.record import Dataset, Frame, Record, content_hash
 
 
 def split(dataset: Dataset, shares: Mapping[str, float], seed: int = 0) -> dict[str, Dataset]:
@@ -50,14 +50,15 @@ def split(dataset: Dataset, shares: Mapping[str, float], seed: int = 0) -> dict[
 def leaks(a: Dataset, b: Dataset) -> list[Finding]:
     """Error findings for what two sets share: picture files, picture contents, groups. Reads every picture."""
     ledger = Ledger()
-    paths = {str(f.path.resolve()) + f"@{f.index}": r for r in a.records for f in r.frames}
-    contents = {key: r for r in a.records for key in _contents(r)}
+    files = _Files()
+    paths = {files.place(f): r for r in a.records for f in r.frames}
+    contents = {key: r for r in a.records for key in files.contents(r)}
     groups = {r.group: r for r in a.records if r.group}
     for r in b.records:
-        twin = next((paths[k] for f in r.frames if (k := f"{f.path.resolve()}@{f.index}") in paths), None)
+        twin = next((paths[k] for f in r.frames if (k := files.place(f)) in paths), None)
         if twin is not None:
-            ledger.add("split.shared_path", Severity.ERROR, "pictures occur in both sets", str(r.frames[0].path))
-        twin = next((contents[k] for k in _contents(r) if k in contents), None)
+            ledger.add("split.shared_path", Severity.ERROR, "pictures occur in both sets", str(r.frames[0]))
+        twin = next((contents[k] for k in files.contents(r) if k in contents), None)
         if twin is not None:
             where = f"{twin.frames[0]} = {r.frames[0]}"
             ledger.add(
@@ -71,10 +72,11 @@ def leaks(a: Dataset, b: Dataset) -> list[Finding]:
 
 def duplicates(dataset: Dataset) -> list[Finding]:
     """A warning when pictures with the same content occur more than once, with the effective number of samples."""
-    first: dict[str, Record] = {}
+    first: dict[tuple[tuple[str, int], ...], Record] = {}
     twins: list[str] = []
+    files = _Files()
     for r in dataset.records:
-        key = "|".join(_contents(r))
+        key = tuple(files.contents(r))
         if key in first:
             twins.append(f"{first[key].frames[0]} = {r.frames[0]}")
         elif key:
@@ -97,8 +99,10 @@ def _blocks(dataset: Dataset) -> list[list[str]]:
             x = parent[x]
         return x
 
+    files = _Files()
     for r in dataset.records:
-        keys: Iterable[str] = [*(f"content {c}" for c in _contents(r)), *([f"group {r.group}"] if r.group else [])]
+        contents = (f"content {c}@{i}" for c, i in files.contents(r))
+        keys: Iterable[str] = [*contents, *([f"group {r.group}"] if r.group else [])]
         for key in keys:
             parent[root(f"record {r.id}")] = root(key)
     blocks: dict[str, list[str]] = defaultdict(list)
@@ -107,13 +111,25 @@ def _blocks(dataset: Dataset) -> list[list[str]]:
     return sorted(sorted(b) for b in blocks.values())
 
 
-def _contents(record: Record) -> list[str]:
-    """Hash and frame index of each of the record's pictures; a file that is not there has none."""
-    out = []
-    hashes: dict[Path, str] = {}
-    for f in record.frames:
-        if f.path.is_file():
-            if f.path not in hashes:
-                hashes[f.path] = content_hash(f.path)
-            out.append(f"{hashes[f.path]}@{f.index}")
-    return out
+class _Files:
+    """What is known of files, each looked at once: a video has thousands of frames, and windows share most of them."""
+
+    def __init__(self) -> None:
+        self._real: dict[Path, str] = {}
+        self._hashes: dict[Path, str] = {}
+
+    def place(self, frame: Frame) -> tuple[str, int]:
+        """The true path and the index."""
+        if frame.path not in self._real:
+            self._real[frame.path] = str(frame.path.resolve())
+        return self._real[frame.path], frame.index
+
+    def contents(self, record: Record) -> list[tuple[str, int]]:
+        """Hash and frame index of each of the record's pictures; a file that is not there has none."""
+        out = []
+        for f in record.frames:
+            if f.path not in self._hashes:
+                self._hashes[f.path] = content_hash(f.path) if f.path.is_file() else ""
+            if self._hashes[f.path]:
+                out.append((self._hashes[f.path], f.index))
+        return out

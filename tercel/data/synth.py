@@ -389,7 +389,7 @@ def _write_yolo(folder: Path, split: str, name: str, scene: Scene) -> None:
     bgr = np.ascontiguousarray(scene.image[..., ::-1])
     done, code = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
     if not done:
-        raise TercelError(f"cannot encode {picture}")
+        raise TercelError(f"cannot encode {picture}", "check that there is space, and OpenCV's installation")
     picture.write_bytes(code.tobytes())
     h, w = scene.objects.size
     rows = []

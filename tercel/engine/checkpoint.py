@@ -173,15 +173,24 @@ def verify(path: Path, model: Detector, recipe: Recipe, schema: Schema) -> None:
     device = next(model.parameters()).device
     again.to(device)
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (2, 1, 3, *recipe.data.size), dtype=torch.uint8, generator=generator).to(device)
+    frames = recipe.model.clip.frames + recipe.model.clip.background
+    shape = (2, frames, 3, *recipe.data.size)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
     was_training = model.training
     model.eval()
     a, b = model(images), again(images)
     model.train(was_training)
-    if not (torch.equal(a.logits, b.logits) and torch.equal(a.sides, b.sides)):
+    if not all(torch.equal(x, y) for x, y in zip(_tensors(a), _tensors(b), strict=True)):
         raise TercelError(
             f"{path} does not reproduce the network it was saved from", "this is a bug in Tercel: report it"
         )
+
+
+def _tensors(raw: Any) -> list[Tensor]:
+    """All tensors of a raw output (nested tuples), in order."""
+    if isinstance(raw, Tensor):
+        return [raw]
+    return [t for part in raw for t in _tensors(part)] if isinstance(raw, tuple) else []
 
 
 def probe(data: Data) -> list[float]:

@@ -1,10 +1,10 @@
-"""From a data set to detections on its original canvases, and to a judgement."""
+"""From a data set to detections on its original canvases, and to a judgement. Boxes; balls are in engine/ball.py."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,19 +18,28 @@ from tercel.core.record import Dataset
 from tercel.core.warp import Warp
 from tercel.data.loader import Loader
 from tercel.engine.device import Runtime
-from tercel.metrics.ap import BoxReport, judge_boxes
+from tercel.metrics.ap import judge_boxes
 from tercel.models.detector import Detector
 
 Progress = Callable[[int, int], None]  # (done, total) pictures
 
 
+class Report(Protocol):
+    """What a judge returns, whatever it judges (tercel/metrics)."""
+
+    scores: list[Score]
+
+    def __getitem__(self, name: str) -> float: ...
+    def to_json(self) -> dict[str, Any]: ...
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """Detections per record, in the data set's order, and what the judge says."""
+    """Answers per record, in the data set's order (boxes: Objects, balls: Track), and what the judge says."""
 
     ids: tuple[str, ...]
-    predictions: tuple[Objects, ...]
-    report: BoxReport
+    predictions: tuple[Any, ...]
+    report: Report
     findings: tuple[Finding, ...]
 
     @property

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -30,9 +31,9 @@ from tercel.data.loader import Batch, Loader
 from tercel.engine import checkpoint
 from tercel.engine.device import Runtime
 from tercel.engine.dist import World
-from tercel.engine.evaluate import detect, judge, plain_loader
 from tercel.engine.optim import Average, gradient_norm, learning_rate, make_optimizer
 from tercel.engine.run import Run
+from tercel.engine.tasks import task_of
 from tercel.models.detector import Detector
 
 
@@ -54,7 +55,7 @@ class StepInfo:
 
 @dataclass(frozen=True)
 class EvalInfo:
-    """One evaluation, with the detections on the fixed samples."""
+    """One evaluation, with what was found on the fixed samples (single pictures)."""
 
     epoch: int
     step: int
@@ -138,16 +139,17 @@ class Fit:
     ) -> None:
         self.recipe, self.config, self.run_folder = recipe, recipe.train, run
         self.train_set, self.val_set, self.runtime, self.world = train, val, runtime, world
+        self.task = task_of(recipe)
         self.observers = observers if world.main else ()
         c = self.config
         torch.manual_seed(c.seed)
         model = Detector(recipe.model, train.schema).to(runtime.device)
         model = model.to(memory_format=runtime.memory_format)
         self.loader = Loader(
-            train, recipe.data, recipe.augment, batch=c.batch, seed=c.seed, samples=c.samples,
+            self.task.training(train), recipe.data, recipe.augment, batch=c.batch, seed=c.seed, samples=c.samples,
             rank=world.rank, world=world.size, epochs=c.epochs,
         )  # fmt: skip
-        self.val_loader = plain_loader(val, recipe.data, recipe.evaluate, rank=world.rank, world=world.size)
+        self.val_loader = self.task.loader(val, rank=world.rank, world=world.size)
         self.state = State(model, make_optimizer(model, c), Average(model, c.ema))
         self.updates_per_epoch = math.ceil(self.loader.steps / c.accumulate)
         self.updates = self.updates_per_epoch * c.epochs
@@ -227,7 +229,8 @@ class Fit:
                 images = batch.tensor().to(self.runtime.device, non_blocking=True)
                 with self.runtime.autocast():
                     raw = self.wrapped(images)
-                loss = s.model.head.loss(raw, s.model.head.encode(batch.objects).to(self.runtime.device))
+                targets = s.model.head.encode(batch.objects, batch.events).to(self.runtime.device)
+                loss = s.model.head.loss(raw, targets)
                 loss.total.backward()
             for name, value in loss.sums.items():
                 sums[name] = sums.get(name, torch.zeros_like(weight)) + value.detach()
@@ -278,19 +281,19 @@ class Fit:
     def _evaluate(self) -> None:
         s, settings = self.state, self.recipe.evaluate
         started = time.perf_counter()
-        found, findings = detect(s.average.model, self.val_loader, settings, self.runtime)
-        parts = self.world.gather((found, findings))
+        mine: tuple[dict[str, Any], tuple[Finding, ...]] = ({}, ())
+        if self.val_loader is not None:
+            mine = self.task.detect(s.average.model, self.val_loader, self.runtime)
+        parts = self.world.gather(mine)
         if parts is not None:
             found = {k: v for part, _ in parts for k, v in part.items()}
-            result = judge(self.val_set, found, settings, [f for _, fs in parts for f in fs], resamples=0)
+            result = self.task.judge(self.val_set, found, tuple(f for _, fs in parts for f in fs), resamples=0)
             value = result.overall(settings.select)
             if value > s.best:  # argmax of the log; the first of equals; NaN never wins
                 s.best, s.best_epoch = value, s.epoch
                 self._write("best", {k: v for k, v in s.tensors().items() if k.startswith("ema.")})
-            chosen = self.val_set.records[: self.config.sample_pictures]
-            info = EvalInfo(
-                s.epoch, s.step, result.scores, time.perf_counter() - started, [(r, found[r.id]) for r in chosen]
-            )
+            samples = self.task.samples(self.val_set, result, self.config.sample_pictures)
+            info = EvalInfo(s.epoch, s.step, result.scores, time.perf_counter() - started, samples)
             for o in self.observers:
                 o.on_eval(info)
         s.best, s.best_epoch = self.world.share((s.best, s.best_epoch))
@@ -305,6 +308,16 @@ class Fit:
         schema = self.train_set.schema
         checkpoint.save(path, tensors, checkpoint.header(self.recipe, schema, position=self.state.position()))
         checkpoint.verify(path, self.state.average.model, self.recipe, schema)
+
+    def start_from(self, path: Path) -> None:
+        """Take the averaged weights of another run's checkpoint instead of random ones.
+
+        Raises:
+            TercelError: they do not fit this network.
+        """
+        state = checkpoint.pick(checkpoint.read(path)[0], "ema.")
+        for model in (self.state.model, self.state.average.model):
+            checkpoint.load_strict(model, state, str(path))
 
     def restore(self) -> int:
         """Continue from `last`; returns the number of log lines that will be written again."""
@@ -370,7 +383,7 @@ def data_findings(train: Dataset, val: Dataset) -> tuple[Finding, ...]:
     """
     for name, d in (("train", train), ("val", val)):
         if not len(d):
-            raise TercelError(f"{name} source {d.source} has no pictures")
+            raise TercelError(f"{name} source {d.source} has no pictures", "check its path and its split")
     if train.schema.classes != val.schema.classes:
         raise TercelError(
             f"train has classes {list(train.schema.classes)}, val has {list(val.schema.classes)}",

@@ -18,7 +18,7 @@ from typing import Any
 from tercel import __version__
 from tercel.config import Recipe, flat, load
 from tercel.core.files import read_json, write_atomic, write_json
-from tercel.core.finding import Ledger, Severity, TercelError
+from tercel.core.finding import Ledger, Score, Severity, TercelError, headline
 from tercel.core.schema import Schema
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "hotcoco", "pillow", "safetensors")
@@ -292,8 +292,8 @@ def _row(run: Run) -> tuple[dict[str, Any], Recipe]:
     info = run.info
     metrics = read_json(run.metrics_path) if run.metrics_path.exists() else {}
     try:
-        found = [s for s in metrics.get("scores", ()) if not s["where"] and s["name"] in ("AP", "AP50", "AP75")]
-        scores = {s["name"]: s for s in found}
+        found = headline(Score.from_json(s) for s in metrics.get("scores", ()))
+        scores = {name: s.to_json() for name, s in found.items()}
     except (AttributeError, KeyError, TypeError) as e:
         raise TercelError(f"{run.metrics_path} is damaged: it holds no scores", "evaluate the run again") from e
     row = {

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from tercel.config import SmallNet, TimmNet
+from tercel.config import Hourglass, SmallNet, SmpNet, TimmNet
 from tercel.core.finding import TercelError
 from tercel.models.layers import Conv, Norm, Residual, init_weights
+from tercel.models.trunks import HourglassTrunk, SmpTrunk, hourglass_divisor
 
 
 class SmallBackbone(nn.Module):
@@ -92,11 +93,22 @@ class TimmBackbone(nn.Module):
 
 
 def build_backbone(
-    config: SmallNet | TimmNet, strides: Sequence[int], norm: Norm, in_channels: int = 3
-) -> SmallBackbone | TimmBackbone:
+    config: SmallNet | TimmNet | SmpNet | Hourglass, strides: Sequence[int], norm: Norm, in_channels: int = 3
+) -> SmallBackbone | TimmBackbone | SmpTrunk | HourglassTrunk:
+    if isinstance(config, SmpNet):
+        return SmpTrunk(config, strides, in_channels)
+    if isinstance(config, Hourglass):
+        return HourglassTrunk(config, strides, norm, in_channels)
     if isinstance(config, SmallNet):
         missing = [s for s in strides if s not in SmallBackbone.STRIDES]
         if missing:
             raise TercelError(f"SmallNet has no map at stride {missing[0]}; it has {SmallBackbone.STRIDES}")
         return SmallBackbone(config, strides, norm, in_channels)
     return TimmBackbone(config, strides, in_channels)
+
+
+def divisor(config: SmallNet | TimmNet | SmpNet | Hourglass, strides: Sequence[int]) -> int:
+    """What the height and width of the input must be multiples of."""
+    if isinstance(config, SmpNet):
+        return SmpTrunk.divisor
+    return hourglass_divisor(config) if isinstance(config, Hourglass) else max(strides)

@@ -31,8 +31,8 @@ def bce(logits: Tensor, target: Tensor) -> Tensor:
     -t log p - (1 - t) log(1 - p) + t log t + (1 - t) log(1 - t). Equals plain BCE for targets 0 and 1. A target
     outside 0..1 gives NaN, which the training loop refuses.
     """
-    with _full_precision(logits):
-        x, t = _pair(logits, target)
+    with full_precision(logits):
+        x, t = pair(logits, target)
         return _at_least_zero(_cross_entropy(x, t) - _entropy(t))
 
 
@@ -42,17 +42,17 @@ def focal(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.
     With t in 0..1: (alpha t + (1 - alpha)(1 - t)) |t - p|^gamma CE(p, t), which is Lin's at t = 0 and t = 1 and 0 at
     p = t. The usual (1 - p_t) with p_t = p t + (1 - p)(1 - t) is neither 0 nor lowest there when t is soft.
     """
-    with _full_precision(logits):
-        x, t = _pair(logits, target)
+    with full_precision(logits):
+        x, t = pair(logits, target)
         balance = alpha * t + (1 - alpha) * (1 - t)
-        return balance * _power((t - x.sigmoid()).abs(), gamma) * _cross_entropy(x, t)
+        return balance * power((t - x.sigmoid()).abs(), gamma) * _cross_entropy(x, t)
 
 
 def quality_focal(logits: Tensor, quality: Tensor, beta: float = 2.0) -> Tensor:
     """Quality focal loss, |q - p|^beta CE(p, q) (Li et al. 2020, "Generalized Focal Loss", eq. 2); 0 at p = q."""
-    with _full_precision(logits):
-        x, q = _pair(logits, quality)
-        return _power((q - x.sigmoid()).abs(), beta) * _cross_entropy(x, q)
+    with full_precision(logits):
+        x, q = pair(logits, quality)
+        return power((q - x.sigmoid()).abs(), beta) * _cross_entropy(x, q)
 
 
 def varifocal(logits: Tensor, quality: Tensor, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
@@ -60,10 +60,10 @@ def varifocal(logits: Tensor, quality: Tensor, alpha: float = 0.75, gamma: float
 
     The positives' part has q times the target's entropy subtracted, hence is 0 at p = q with the same gradient.
     """
-    with _full_precision(logits):
-        x, q = _pair(logits, quality)
+    with full_precision(logits):
+        x, q = pair(logits, quality)
         positive = q * _at_least_zero(_cross_entropy(x, q) - _entropy(q))
-        negative = alpha * _power(x.sigmoid(), gamma) * F.softplus(x)
+        negative = alpha * power(x.sigmoid(), gamma) * F.softplus(x)
         return torch.where(q == 0, negative, positive)
 
 
@@ -91,8 +91,8 @@ def box_loss(kind: BoxLoss, pred: Tensor, target: Tensor) -> Tensor:
     Values of the IoU kinds lie in 0..1 (iou), 0..2 (giou, diou) and 0..3 (ciou). An empty or inverted box has
     area 0 and IoU 0, also with itself; the gradient is finite everywhere.
     """
-    with _full_precision(pred):
-        p, t = _pair(pred, target)
+    with full_precision(pred):
+        p, t = pair(pred, target)
         if kind == "smooth_l1":
             size = (t[:, 2:] - t[:, :2]).clamp_min(SIDE).repeat(1, 2)
             return smooth_l1(p / size, t / size, 0.1).sum(1)
@@ -112,8 +112,8 @@ def box_loss(kind: BoxLoss, pred: Tensor, target: Tensor) -> Tensor:
 
 def box_iou_pairs(a: Tensor, b: Tensor) -> Tensor:
     """IoU [N] in 0..1 of the pairs (a[i], b[i]) of boxes [N,4]; 0 where the union is empty."""
-    with _full_precision(a):
-        return _overlap(*_pair(a, b))[0]
+    with full_precision(a):
+        return _overlap(*pair(a, b))[0]
 
 
 def smooth_l1(pred: Tensor, target: Tensor, beta: float) -> Tensor:
@@ -123,8 +123,8 @@ def smooth_l1(pred: Tensor, target: Tensor, beta: float) -> Tensor:
     """
     if beta <= 0:
         raise TercelError(f"smooth L1 needs beta > 0, not {beta}")
-    with _full_precision(pred):
-        p, t = _pair(pred, target)
+    with full_precision(pred):
+        p, t = pair(pred, target)
         d = (p - t).abs()
         return torch.where(d < beta, d * d / (2 * beta), d - beta / 2)
 
@@ -143,7 +143,7 @@ def dfl(logits: Tensor, target: Tensor) -> Tensor:
         raise TercelError(
             f"dfl needs logits [N,4,bins >= 2] and target [N,4], got {[*logits.shape]}, {[*target.shape]}"
         )
-    with _full_precision(logits):
+    with full_precision(logits):
         x, t = _cast(logits), _cast(target.detach())
         if not bool(((t >= 0) & (t <= bins - 1)).all()):
             raise TercelError(
@@ -160,7 +160,7 @@ def dfl(logits: Tensor, target: Tensor) -> Tensor:
 # -- helpers --------------------------------------------------------------------------------------------------
 
 
-def _full_precision(like: Tensor) -> torch.autocast:
+def full_precision(like: Tensor) -> torch.autocast:
     return torch.autocast(like.device.type, enabled=False)
 
 
@@ -168,7 +168,7 @@ def _cast(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _pair(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def pair(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Both in full precision and of one shape (broadcasting would hide a mistake); the target without gradient."""
     if pred.shape != target.shape:
         raise TercelError(
@@ -193,7 +193,7 @@ def _at_least_zero(loss: Tensor) -> Tensor:
     return loss + (loss.clamp_min(0) - loss).detach()
 
 
-def _power(x: Tensor, exponent: float) -> Tensor:
+def power(x: Tensor, exponent: float | Tensor) -> Tensor:
     """x^exponent for x >= 0, with 0 and slope 0 at x = 0 (an exponent below 1 would have slope inf, and then NaN)."""
     some = x > 0
     return torch.where(some, torch.where(some, x, 1.0).pow(exponent), 0.0)

@@ -7,9 +7,13 @@ from collections.abc import Callable, Sequence
 
 from tercel.config import Recipe, override
 from tercel.core.finding import TercelError
+from tercel.recipes.ball import ball_demo, pingpong, pingpong_events, shuttle, shuttle_heatmap
 from tercel.recipes.boxes import boxes, boxes_demo, boxes_resnet
 
-RECIPES: dict[str, Callable[[], Recipe]] = {f.__name__: f for f in (boxes, boxes_demo, boxes_resnet)}
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    f.__name__: f
+    for f in (boxes, boxes_demo, boxes_resnet, ball_demo, shuttle, shuttle_heatmap, pingpong, pingpong_events)
+}
 
 
 def get(name: str, settings: Sequence[str] = ()) -> Recipe:

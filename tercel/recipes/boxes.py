@@ -12,7 +12,7 @@ def boxes() -> Recipe:
 
     Expected (docs/benchmarks.md has the figures with their conditions): blood cells (292 training pictures).
     """
-    return Recipe(name="boxes", train=Train(epochs=80), augment=Augment(close_epochs=10))
+    return Recipe(name="boxes", train=Train(epochs=50), augment=Augment(close_epochs=10))
 
 
 def boxes_demo() -> Recipe:

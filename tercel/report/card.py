@@ -10,10 +10,12 @@ from typing import Any
 
 from tercel.core.files import write_atomic
 from tercel.core.finding import Score, Severity
+from tercel.report.ball_tables import COUNTS, by_rally, rules
 from tercel.report.reading import View, read_run
 from tercel.report.words import count, duration, fixed, plain, score_of, when
 
 FEW = 50  # truths below which a class's score says little
+FEW_RALLIES = 10
 
 
 def write_card(run: Path) -> Path:
@@ -31,12 +33,9 @@ def card(view: View) -> str:
     """The model card as Markdown text."""
     info = view.info
     recipe = info.get("recipe") or {}
-    classes = ", ".join(_safe(c) for c in view.schema.classes)
     parts = [
         f"# {_safe(view.name)}",
-        f"A detector ({_safe(recipe.get('task', 'boxes'))}) for {len(view.schema.classes)} "
-        f"class{'es' if len(view.schema.classes) != 1 else ''}: {classes}. "
-        f"{count(info.get('parameters'))} parameters, input {_size(recipe)}.",
+        f"{_what(view, recipe)} {count(info.get('parameters'))} parameters, input {_size(recipe)}.",
     ]
     if view.status != "finished":
         parts.append(f"**The run is {_safe(view.status)}: everything below is provisional.**")
@@ -53,8 +52,23 @@ def card(view: View) -> str:
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
+def _what(view: View, recipe: Mapping[str, Any]) -> str:
+    """What the network is for."""
+    if view.task == "ball":
+        clip = (recipe.get("model") or {}).get("clip") or {}
+        frames, answers = clip.get("frames", 1), {"all": "all of them", "last": "the last", "middle": "the middle one"}
+        answered = answers.get(str(clip.get("answers", "all")), "–")
+        seen = f"It sees {frames} frames at once and answers for {answered}." if frames != 1 else "It sees one frame."
+        events = ", ".join(_safe(e) for e in view.schema.events)
+        return f"A ball tracker for video. {seen}{f' Events: {events}.' if events else ''}"
+    classes = view.schema.classes
+    names = ", ".join(_safe(c) for c in classes)
+    kind = f"A detector ({_safe(recipe.get('task', 'boxes'))})"
+    return f"{kind} for {len(classes)} class{'es' if len(classes) != 1 else ''}: {names}."
+
+
 def _scores(view: View) -> list[str]:
-    overall = [s for s in view.scores if not s.where]
+    overall = [s for s in view.scores if view.is_overall(s) and s.name not in COUNTS]
     if not overall:
         return ["There are no scores yet."]
     out = [_rows(("score", "value", "95 % interval", "n"), [_row(s) for s in overall])]
@@ -63,6 +77,8 @@ def _scores(view: View) -> list[str]:
     if view.last:
         same = ", ".join(f"{s.name} {fixed(view.last.get(s.name))}" for s in view.headline)
         out.append(f"The last weights, which nobody chose: {same}.")
+    if view.task == "ball":
+        return [f"Under the rule {_safe(view.rule)}:", *out, *_rules(view)]
     table = view.report.get("table") or ()
     if table:
         spread = {s.where.get("class"): s for s in view.scores if s.name == "AP" and set(s.where) == {"class"}}
@@ -75,6 +91,19 @@ def _scores(view: View) -> list[str]:
         head = ("class", "AP", "95 % interval", "AP50", "objects", "threshold", "precision", "recall")
         out += ["Per class; threshold, precision and recall where F1 is best:", _rows(head, rows)]
     return out
+
+
+def _rules(view: View) -> list[str]:
+    """All published rules on the same predictions."""
+    rows = [
+        (_safe(r["rule"]), _safe(r["words"]), *(count(r[k]) for k in COUNTS), *(fixed(r[k]) for k in _RATIOS))
+        for r in rules(view)
+    ]
+    head = ("rule", "a hit", "hits", "wrong place", "ghosts", "missed", "empty", *_RATIOS)
+    return ["The same predictions under every published rule:", _rows(head, rows)]
+
+
+_RATIOS = ("accuracy", "precision", "recall", "F1")
 
 
 def _row(s: Score) -> tuple[str, str, str, str]:
@@ -98,10 +127,17 @@ def _data(view: View) -> list[str]:
         ("source", *(_safe(s.get("source") or "–") for s in sides)),
         ("fingerprint", *(f"`{_safe(s.get('fingerprint') or '–')}`" for s in sides)),
     ]
-    for key, words in (("records", "pictures"), ("objects", "objects"), ("ignored", "ignore regions")):
-        rows.append((words, *(count(s.get(key)) for s in stats)))
-    rows.append(("picture sizes, H×W", *(_safe(", ".join(s.get("sizes") or ()) or "–") for s in stats)))
-    rows += [(f"object {key[:-3]}, px", *(_range(s.get(key)) for s in stats)) for key in ("width_px", "height_px")]
+    ball = view.task == "ball"
+    named = (
+        {"records": "rallies", "groups": "matches", "frames": "frames", "objects": "frames with a ball"}
+        if ball
+        else {"records": "pictures", "objects": "objects", "ignored": "ignore regions"}
+    )
+    rows += [(words, *(count(s.get(key)) for s in stats)) for key, words in named.items()]
+    sizes = [_safe(", ".join(s.get("sizes") or ()) or "–") for s in stats]
+    rows.append((f"{'frame' if ball else 'picture'} sizes, H×W", *sizes))
+    extents = () if ball else ("width_px", "height_px")
+    rows += [(f"object {key[:-3]}, px", *(_range(s.get(key)) for s in stats)) for key in extents]
     out = [_rows(("", "training", "validation"), rows)]
     dropped = [
         f"{title} data: {_safe(f.get('message'))} ({count(f.get('count'))}×)"
@@ -133,6 +169,28 @@ def _conditions(view: View) -> str:
 def _limits(view: View) -> Iterable[str]:
     """What the numbers do not cover, as far as the run itself can tell."""
     train, val = ((view.info.get(k) or {}) for k in ("train", "val"))
+    yield from _ball_limits(view, val) if view.task == "ball" else _box_limits(view, train)
+    if train.get("fingerprint") and train.get("fingerprint") == val.get("fingerprint"):
+        yield "Training and validation data are the same: the scores do not say how well it sees new pictures."
+    chosen = str(view.info.get("selection") or "")
+    if re.search(r"validation|highest|best", chosen, re.I):
+        yield "Checkpoint and scores come from the same validation data, which makes the scores a little too good."
+    for f in view.findings:
+        if f.severity is not Severity.INFO and not f.message.startswith(("training data", "validation data")):
+            yield f"{f.severity.capitalize()}: {_safe(f.message)} ({count(f.count)}×)."
+    yield "Not tested: other cameras, scenes and light than in the validation data; speed on other machines; fairness."
+
+
+def _ball_limits(view: View, val: Mapping[str, Any]) -> Iterable[str]:
+    number = score_of((val.get("statistics") or {}).get("records"))
+    if number < FEW_RALLIES:
+        yield f"Judged on only {count(number)} rallies: the intervals are too narrow for other matches."
+    for r in by_rally(view)[:1]:
+        yield f"The worst rally, {_safe(r['rally'])}, has F1 {fixed(r['F1'])}."
+    yield "Scores of papers can be compared only under the same rule, on the same frames."
+
+
+def _box_limits(view: View, train: Mapping[str, Any]) -> Iterable[str]:
     stats = train.get("statistics") or {}
     q = [stats.get("width_px") or [], stats.get("height_px") or []]
     if all(len(x) == 5 for x in q):
@@ -147,24 +205,17 @@ def _limits(view: View) -> Iterable[str]:
     for r in view.report.get("sizes") or ():
         if r.get("size") != "all" and not r.get("GT"):
             yield f"No {_safe(r['size'])} object was judged."
-    if train.get("fingerprint") and train.get("fingerprint") == val.get("fingerprint"):
-        yield "Training and validation data are the same: the scores do not say how well it sees new pictures."
-    chosen = str(view.info.get("selection") or "")
-    if re.search(r"validation|highest|best", chosen, re.I):
-        yield "Checkpoint and scores come from the same validation data, which makes the scores a little too good."
-    for f in view.findings:
-        if f.severity is not Severity.INFO and not f.message.startswith(("training data", "validation data")):
-            yield f"{f.severity.capitalize()}: {_safe(f.message)} ({count(f.count)}×)."
-    yield "Not tested: other cameras, scenes and light than in the validation data; speed on other machines; fairness."
 
 
 def _licence(recipe: Mapping[str, Any]) -> str:
     backbone = (recipe.get("model") or {}).get("backbone") or {}
     if backbone.get("weights"):
-        name = _safe(backbone.get("model"))
+        name, where = _safe(backbone.get("model") or backbone.get("encoder")), "timm"
+        if "encoder" in backbone:
+            where = "segmentation-models-pytorch"
         return (
-            f"The backbone started from published weights of `{name}` (timm): their licence and that of the data they "
-            "were trained on apply."
+            f"The backbone started from published weights of `{name}` ({where}): their licence and that of the data "
+            "they were trained on apply."
         )
     return (
         "Trained from scratch by Tercel (Apache-2.0): no weights of others are inside. The licence of the training "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,14 +20,15 @@ from tercel.core.files import read_json, write_atomic
 from tercel.core.finding import Finding, Score, Severity, TercelError
 from tercel.core.record import Dataset
 from tercel.report import plots
-from tercel.report.draw import Picture, class_color
+from tercel.report.draw import class_color
 from tercel.report.gallery import Exhibit, Gallery
+from tercel.report.pictures import data_uri, samples
 from tercel.report.reading import IOU, View, read_run, thresholds_of, to_finding
 from tercel.report.words import count, duration, fixed, pixels, plain, score_of, when
 
 TEMPLATES = Path(__file__).parent / "templates"
 SAMPLE_BYTES = 2_400_000  # of JPEG in "watch it learn": the page stays below 5 MB
-SAMPLE_WIDTH = 1000  # px
+BALL_SAMPLE_BYTES = 1_000_000  # the film strips need room as well
 _HARDWARE = {"cpu": "CPU", "gpu": "GPU"}
 _MEANING = {
     "AP": "mean over IoU .50 to .95",
@@ -37,6 +37,12 @@ _MEANING = {
     "AP_small": "objects below 32² px",
     "AP_medium": "objects of 32² to 96² px",
     "AP_large": "objects above 96² px",
+}
+_BALL_MEANING = {
+    "precision": "hits among the balls it reports",
+    "recall": "hits / (hits + missed)",
+    "accuracy": "frames it is right about",
+    "AP": "over all score thresholds",
 }
 
 
@@ -85,39 +91,45 @@ def render(view: View) -> str:
 
 def _content(view: View) -> dict[str, Any]:
     """Everything the template shows, as plain values."""
-    curves, walls, notes = _detections(view)
-    samples, sample_notes = _samples(view)
+    ball = None
+    if view.task == "ball":
+        from tercel.report.ball import content
+
+        ball = content(view)
+    curves, walls, notes = _detections(view) if ball is None else ([], [], ball.pop("notes"))
+    learning, sample_notes = samples(view, SAMPLE_BYTES if ball is None else BALL_SAMPLE_BYTES)
     findings = view.findings + [f for f in (*notes, *sample_notes) if f not in view.findings]
     rank = list(Severity)
     findings.sort(key=lambda f: rank.index(f.severity))
     return {
         "view": view,
+        "ball": ball,
         "info": view.info,
         "title": f"{view.name} · Tercel",
         "state": _state(view),
         "tiles": [_tile(s, view) for s in view.headline],
-        "operating": _operating(view),
+        "operating": _operating(view) if ball is None else None,
         "basis": _basis(view),
         "loud": [f for f in findings if f.severity is not Severity.INFO],
         "quiet": [f for f in findings if f.severity is Severity.INFO],
         "changed": view.changed,
         "previous": _previous(view),
-        "table": _table(view),
+        "table": _table(view) if ball is None else [],
         "sizes": [r for r in view.report.get("sizes") or () if isinstance(r, Mapping)],
-        "scores": [s.to_json() | {"words": _where(s)} for s in view.scores],
+        "scores": [s.to_json() | {"words": _where(s)} for s in view.scores if "rally" not in s.where],
         "rule": view.report.get("rule") or {},
         "plots": {
             "detections": [_plot(p) for p in curves],
             "training": [
                 _plot(p)
                 for p in (
-                    *plots.score_plots(view.evals, _logged(view)),
+                    *plots.score_plots(_overall(view), _logged(view)),
                     *plots.loss_plots(view.steps),
                     *plots.schedule_plots(view.steps),
                 )
             ],
         },
-        "samples": samples,
+        "samples": learning,
         "walls": walls,
         "data": _data(view),
         "conditions": _conditions(view),
@@ -144,7 +156,7 @@ def _tile(s: Score, view: View) -> dict[str, Any]:
     known = not math.isnan(s.low)
     return {
         "name": s.name,
-        "meaning": _MEANING.get(s.name, f"recall, {s.name[2:]} detections" if s.name[:2] == "AR" else ""),
+        "meaning": _meaning(s.name, view),
         "value": s.value,
         "low": s.low,
         "high": s.high,
@@ -155,6 +167,12 @@ def _tile(s: Score, view: View) -> dict[str, Any]:
         "width": f"{100 * (s.high - s.low):.2f}" if known else "0",
         "at": f"{100 * s.value:.2f}" if not math.isnan(s.value) else None,
     }
+
+
+def _meaning(name: str, view: View) -> str:
+    if view.task == "ball":
+        return f"rule {view.rule}" if name == "F1" else _BALL_MEANING.get(name, "")
+    return _MEANING.get(name, f"recall, {name[2:]} detections" if name[:2] == "AR" else "")
 
 
 def _operating(view: View) -> dict[str, Any] | None:
@@ -170,6 +188,9 @@ def _basis(view: View) -> str:
     val = view.info.get("val") or {}
     stats = val.get("statistics") or {}
     on = f"{count(stats['records'])} pictures with {count(stats['objects'])} objects" if "objects" in stats else ""
+    if on and view.task == "ball":
+        on = f"{count(stats['records'])} rallies, {count(stats.get('frames'))} frames, {count(stats['objects'])} of "
+        on += "them with a ball"
     if not view.scores:
         return "There are no scores yet."
     if not view.metrics.get("scores"):
@@ -239,9 +260,16 @@ def _where(s: Score) -> str:
     return ", ".join(f"{k} {plain(v)}" for k, v in s.where.items()) or "over all"
 
 
+def _overall(view: View) -> list[dict[str, Any]]:
+    """Evaluations in the log with their overall scores only, which for the plots need no rule."""
+    pairs = [(e, [s for s in e.get("scores") or () if view.is_overall(Score.from_json(s))]) for e in view.evals]
+    return [{**e, "scores": [{**s, "where": {}} for s in scores]} for e, scores in pairs]
+
+
 def _logged(view: View) -> list[str]:
-    names = [s["name"] for s in (view.evals[-1].get("scores") or []) if not s.get("where")] if view.evals else []
-    return [n for n in ("AP", "AP50", "AP75", "OKS_AP", "MR-2", "JI", "F1") if n in names][:2]
+    names = [s["name"] for s in _overall(view)[-1]["scores"]] if view.evals else []
+    order = ("F1", "recall") if view.task == "ball" else ("AP", "AP50", "AP75", "OKS_AP", "MR-2", "JI", "F1")
+    return [n for n in order if n in names][:2]
 
 
 def _detections(view: View) -> tuple[list[plots.Plot], list[dict[str, Any]], tuple[Finding, ...]]:
@@ -300,68 +328,6 @@ def _exhibit(e: Exhibit) -> dict[str, Any]:
 
 def _plot(p: plots.Plot) -> dict[str, Any]:
     return {"title": p.title, "note": p.note, "svg": p.svg}
-
-
-# -- pictures -----------------------------------------------------------------------------------------------------
-
-
-def data_uri(picture: Picture, quality: int = 82) -> str:
-    """A JPEG inside a link."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=quality, optimize=True)
-    return _uri(buffer.getvalue())
-
-
-def _uri(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
-
-
-def _samples(view: View) -> tuple[dict[str, Any], tuple[Finding, ...]]:
-    """The fixed samples by picture and epoch: {"epochs": [...], "pictures": [{"name", "frames": [uri or None]}]}."""
-    epochs = list(view.samples)
-    names = list(dict.fromkeys(n for files in view.samples.values() for n in files))[:6]
-    if not epochs or not names:
-        return {"epochs": [], "pictures": [], "total": 0}, ()
-    first, bad = _thumbnail(view.samples[epochs[-1]].get(names[0])), []
-    room = max(2, SAMPLE_BYTES // max(1, len(first or b"") or 60_000) // len(names))
-    chosen = [
-        epochs[i] for i in np.unique(np.linspace(0, len(epochs) - 1, min(room, 14, len(epochs))).round().astype(int))
-    ]
-    pictures = []
-    used = 0
-    for name in names:
-        frames: list[str | None] = []
-        for epoch in chosen:
-            file = view.samples[epoch].get(name)
-            jpeg = _thumbnail(file)
-            if file is not None and jpeg is None:
-                bad.append(str(file))
-            used += len(jpeg or b"")
-            frames.append(_uri(jpeg) if jpeg is not None and used <= 1.3 * SAMPLE_BYTES else None)
-        if any(frames):
-            pictures.append({"name": name.partition("_")[2] or name, "frames": frames})
-    message = "drawn samples cannot be read and are left out"
-    notes = [Finding("report.sample", Severity.INFO, message, len(bad), tuple(bad[:5]))] if bad else []
-    return {"epochs": chosen, "pictures": pictures, "total": len(epochs)}, tuple(notes)
-
-
-def _thumbnail(file: Path | None) -> bytes | None:
-    """The picture as a small JPEG, or None when it cannot be read."""
-    from PIL import Image
-
-    if file is None:
-        return None
-    try:
-        with Image.open(file) as picture:
-            small = picture.convert("RGB")
-    except (OSError, ValueError, SyntaxError):
-        return None
-    small.thumbnail((SAMPLE_WIDTH, 4 * SAMPLE_WIDTH))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=74, optimize=True)
-    return buffer.getvalue()
 
 
 # -- data and conditions ------------------------------------------------------------------------------------------

@@ -5,11 +5,12 @@ A run that is still going, was interrupted or failed has no metrics yet; picture
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,18 @@ from numpy.typing import NDArray
 
 from tercel.config import Recipe, flat, load
 from tercel.core.files import read_json
-from tercel.core.finding import Finding, Score, Severity, TercelError
+from tercel.core.finding import Finding, Ledger, Score, Severity, TercelError
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset
 from tercel.core.schema import Schema
+from tercel.core.track import Track
 from tercel.engine.run import Run
 from tercel.report.judge import Judged, judge_all
 from tercel.report.words import score_of
 
 IOU = 0.5  # at which single detections are called right or wrong in pictures and histograms
 MAIN = ("AP", "AP50", "AP75", "OKS_AP", "MR-2", "JI")  # headline scores, as far as there are any, then the widest AR
+BALL = ("F1", "precision", "recall", "accuracy", "AP")  # headline scores of a ball run, under its main rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +40,8 @@ class View:
     Attributes:
         info: run.json. steps, evals: lines of log.jsonl. metrics: metrics.json or {}. notes: what could not be read.
         preds: detections by record id, or None. data: the validation truth, or None.
+        tracks: trajectories of a ball run by record id (rally), or None.
+        spotted: predicted events (frame, name, score) of a ball run by record id, or None.
         samples: epoch -> file name -> picture file.
     """
 
@@ -49,10 +54,29 @@ class View:
     data: Dataset | None = None
     samples: Mapping[int, Mapping[str, Path]] = field(default_factory=dict)
     notes: tuple[Finding, ...] = ()
+    tracks: Mapping[str, Track] | None = None
+    spotted: Mapping[str, list[tuple[int, str, float]]] | None = None
 
     @property
     def name(self) -> str:
         return self.path.resolve().name
+
+    @property
+    def task(self) -> str:
+        return str((self.info.get("recipe") or {}).get("task") or "boxes")
+
+    @cached_property
+    def rule(self) -> str:
+        """The published rule whose scores are shown first (ball runs); "" where scores need no rule."""
+        if self.task != "ball":
+            return ""
+        named = [str(s.where["rule"]) for s in self.scores if "rule" in s.where]
+        wanted = str((((self.info.get("recipe") or {}).get("evaluate") or {}).get("ball") or {}).get("rule") or "")
+        return wanted if wanted in named or not named else named[0]
+
+    def is_overall(self, s: Score) -> bool:
+        """Whether a score is over all classes, sizes and rallies; of a ball run, under the main rule."""
+        return s.where == ({"rule": self.rule} if self.rule else {})
 
     @property
     def status(self) -> str:
@@ -82,16 +106,18 @@ class View:
     def last(self) -> dict[str, float]:
         """Overall scores of the last weights by name, when another checkpoint was chosen and scores differently."""
         scores = [Score.from_json(s) for s in self.metrics.get("last") or ()]
-        last = {s.name: s.value for s in scores if not s.where}
-        chosen = {s.name: s.value for s in self.scores if not s.where}
+        last = {s.name: s.value for s in scores if self.is_overall(s)}
+        chosen = {s.name: s.value for s in self.scores if self.is_overall(s)}
         return last if self.metrics.get("checkpoint") != "last" and json.dumps(last) != json.dumps(chosen) else {}
 
     def overall(self, name: str) -> Score | None:
-        return next((s for s in self.scores if s.name == name and not s.where), None)
+        return next((s for s in self.scores if s.name == name and self.is_overall(s)), None)
 
     @property
     def headline(self) -> list[Score]:
-        overall = [s for s in self.scores if not s.where]
+        overall = [s for s in self.scores if self.is_overall(s)]
+        if self.task == "ball":
+            return [s for n in BALL for s in overall if s.name == n] or overall[:5]
         recalls = [s for s in overall if s.name.startswith("AR") and s.name[2:].isdigit()]
         recalls.sort(key=lambda s: -int(s.name[2:]))
         return ([s for n in MAIN for s in overall if s.name == n] + recalls[:1] or overall)[:5]
@@ -166,13 +192,16 @@ def read_run(path: Path, data: Dataset | None = None, pictures: bool = True) -> 
     metrics: Any = {}
     if run.metrics_path.exists():
         metrics = _try(lambda: read_json(run.metrics_path), notes, "the metrics cannot be read", {})
-    preds = None
-    if pictures and run.preds_path.exists():
+    preds = tracks = spotted = None
+    if pictures and (path / "tracks").is_dir():
+        data = _truth(info, notes) if data is None else data
+        tracks, spotted = _tracks(path / "tracks", data, info, notes)
+        data = None if data is None or not tracks else _comparable(data, tracks, info, notes)
+    elif pictures and run.preds_path.exists():
         preds = _try(lambda: read_predictions(run.preds_path), notes, "the predictions cannot be read", None)
-    if pictures and preds is not None and data is None:
-        data = _truth(info, notes)
-    if preds is not None and data is not None:
-        data = _comparable(data, preds, info, notes)
+        if preds is not None:
+            data = _truth(info, notes) if data is None else data
+            data = None if data is None else _comparable(data, preds, info, notes)
     return View(
         path,
         info,
@@ -183,6 +212,8 @@ def read_run(path: Path, data: Dataset | None = None, pictures: bool = True) -> 
         data,
         _samples(path / "samples"),
         tuple(notes),
+        tracks,
+        spotted,
     )
 
 
@@ -198,7 +229,7 @@ def read_predictions(path: Path) -> dict[str, Objects]:
             row = json.loads(line)
             if number == 1:
                 if row.get("format") != "tercel-predictions":
-                    raise TercelError(f"{path}:1: not a prediction file of Tercel")
+                    raise TercelError(f"{path}:1: not a prediction file of Tercel", "evaluate the run again")
             else:
                 out[str(row["id"])] = Objects.from_json(row)
         except (ValueError, KeyError, TypeError, AttributeError) as e:
@@ -229,10 +260,59 @@ def _truth(info: Mapping[str, Any], notes: list[Finding]) -> Dataset | None:
     return data
 
 
+def _tracks(
+    folder: Path, data: Dataset | None, info: Mapping[str, Any], notes: list[Finding]
+) -> tuple[dict[str, Track] | None, dict[str, list[tuple[int, str, float]]] | None]:
+    """Predicted trajectories and events by rally, out of tracks/RALLY.csv and tracks/RALLY_events.csv.
+
+    The size of the frames is that of the truth; without it, the one that all validation data have.
+    """
+    from tercel.data.tracks import read_tracks
+
+    sizes = {} if data is None else {r.id: r.size for r in data.records}
+    stated = ((info.get("val") or {}).get("statistics") or {}).get("sizes") or ()
+    only = tuple(map(int, str(stated[0]).split("x"))) if len(stated) == 1 else (720, 1280)
+    out: dict[str, Track] = {}
+    spotted: dict[str, list[tuple[int, str, float]]] = {}
+    ledger = Ledger()
+    for file in sorted(folder.rglob("*.csv")):
+        id = file.relative_to(folder).with_suffix("").as_posix()
+        what = f"{file.name} cannot be read"
+        if id.endswith("_events") and id not in sizes:
+            spotted[id.removesuffix("_events")] = _try(partial(_read_events, file), notes, what, [])
+            continue
+        size = sizes.get(id, (only[0], only[1]))
+        for t in _try(partial(read_tracks, file, size=size, ledger=ledger, predictions=True), notes, what, []):
+            out[id] = t.replace(name=id)
+    notes += ledger.findings()
+    return out or None, spotted or None
+
+
+def _read_events(path: Path) -> list[tuple[int, str, float]]:
+    """(frame, name, score) of a csv `Frame,Event,Score`.
+
+    Raises:
+        TercelError: another file, or a row that is no event (named).
+    """
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        raise TercelError(f"{path}: {e}", "predict again") from e
+    out = []
+    for line, r in enumerate(rows, 2):
+        try:
+            out.append((int(r["Frame"]), r["Event"], float(r["Score"])))
+        except (KeyError, TypeError, ValueError) as e:
+            raise TercelError(f"{path}:{line}: not an event: {e}", "predict again") from e
+    return out
+
+
 def _comparable(
-    data: Dataset, preds: Mapping[str, Objects], info: Mapping[str, Any], notes: list[Finding]
+    data: Dataset, preds: Mapping[str, Objects] | Mapping[str, Track], info: Mapping[str, Any], notes: list[Finding]
 ) -> Dataset | None:
     """The truth if it is still that of the run, as far as names, sizes and counts can tell."""
+    ball = (info.get("recipe") or {}).get("task") == "ball"
+    what, found = ("rallies", "trajectories") if ball else ("pictures", "predictions")
 
     def note(message: str, count: int, where: list[str]) -> None:
         notes.append(Finding("report.truth", Severity.WARNING, message, count, tuple(where[:5])))
@@ -245,11 +325,11 @@ def _comparable(
     lacking = [r.id for r in data.records if r.id not in preds]
     other = [r.id for r in data.records if r.id in preds and preds[r.id].size != r.size]
     if extra:
-        note("predictions are for pictures that the validation data no longer has", len(extra), extra)
+        note(f"{found} are for {what} that the validation data no longer has", len(extra), extra)
     if lacking:
-        note("pictures of the validation data have no predictions: left out below", len(lacking), lacking)
+        note(f"{what} of the validation data have no {found}: left out below", len(lacking), lacking)
     if other:
-        note("pictures have another size than their predictions: left out below", len(other), other)
+        note(f"{what} have another size than their {found}: left out below", len(other), other)
     then = ((info.get("val") or {}).get("statistics") or {}).get("objects")
     now = data.statistics()["objects"]
     if then is not None and then != now:

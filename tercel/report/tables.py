@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tercel.core.finding import Finding, Score, Severity
 from tercel.report.reading import View
-from tercel.report.words import fixed
+from tercel.report.words import fixed, score_of
 
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod
@@ -45,6 +45,134 @@ def print_scores(
         rows = [[str(r["size"]), *(fixed(r.get(k)) for k in ("AP", "AP50", "AR")), *_counts(r)[:4]] for r in sizes]
         console.print()
         console.print(_table(console, _columns("size AP AP50 AR GT TP FP FN"), rows))
+
+
+def print_report(console: Console, scores: Sequence[Score], report: Mapping[str, Any]) -> None:
+    """Any judge's report as plain values (`to_json`, or out of metrics.json)."""
+    kind = (report.get("rule") or {}).get("protocol")
+    if kind == "points":
+        print_points(console, report)
+        events = report.get("events")  # of a network that has both
+        if events:
+            _part(console, "events")
+            print_events(console, [Score.from_json(s) for s in events["scores"]], events)
+    elif kind == "events":
+        print_events(console, scores, report)
+    else:
+        print_scores(console, scores, report.get("table") or (), report.get("sizes") or ())
+
+
+# -- a ball in video ----------------------------------------------------------------------------------------------
+
+_STEPS = (1, 2, 3, 4, 5, 7, 10, 15, 20)  # px of the tolerance curve that the terminal shows
+_OUTCOMES = "TP FP_wrong:8 FP_ghost:7 FN:6 TN:5"
+_WORST = 10
+
+
+def print_points(console: Console, report: Mapping[str, Any]) -> None:
+    """One row per rule; then, under the first rule, the tolerance curve, visibility classes, filled points, rallies."""
+    table = report["table"]
+    first = table[0]["rule"]
+    spread = {s["where"].get("rule"): Score.from_json(s) for s in reversed(report["scores"]) if s["name"] == "F1"
+              and set(s["where"]) == {"rule"}}  # fmt: skip
+    names = "rule means:3 F1 95%:8 precision:9 recall:9 recall_all:2 accuracy:4 all_absent:1 AP:6"
+    rows = [
+        [r["rule"], r["means"], fixed(r["F1"]), interval(spread[r["rule"]]) if r["rule"] in spread else "–",
+         *(fixed(r[k]) for k in ("precision", "recall", "recall_all", "accuracy", "accuracy_all_absent", "AP")),
+         *_outcomes(r), fixed(r["RMS_error"], 1)]
+        for r in table
+    ]  # fmt: skip
+    console.print(_table(console, _columns(f"{names} {_OUTCOMES} RMS:4", text={"means"}), rows))
+    curve = {r["tolerance"]: r for r in report["curve"]}
+    rows = [[k, *(fixed(curve[px][k]) for px in _STEPS)] for k in ("F1", "precision", "recall_all")]
+    _part(console, "within px of the original frame")
+    console.print(_table(console, _columns("px " + " ".join(map(str, _STEPS))), rows))
+    errors = "mean_error RMS_error"
+    mine = [r for r in report["visibility"] if r["rule"] == first]
+    rows = [[r["visibility"], str(r["frames"]), *_outcomes(r), fixed(r.get("recall")), fixed(r.get("recall_all")),
+             fixed(r.get("mean_error"), 1), fixed(r.get("RMS_error"), 1)] for r in mine]  # fmt: skip
+    _part(console, f"by visibility, {first}")
+    console.print(
+        _table(console, _columns(f"class frames TP FP_wrong FP_ghost FN TN recall recall_all {errors}"), rows)
+    )
+    mine = [r for r in report["filled"] if r["rule"] == first]
+    if mine:
+        rows = [[f"{r['filled']} filled", *_outcomes(r), fixed(r.get("F1")), fixed(r.get("precision")),
+                 fixed(r.get("mean_error"), 1), fixed(r.get("RMS_error"), 1)] for r in mine]  # fmt: skip
+        _part(console, f"points that the motion model filled in, {first}")
+        console.print(_table(console, _columns(f"points TP FP_wrong FP_ghost FN TN F1 precision {errors}"), rows))
+    mine = sorted((r for r in report["rallies"] if r["rule"] == first), key=_by_f1)
+    if len(mine) > 1:
+        rows = [[r["rally"], str(r["frames"]), fixed(r["F1"]), fixed(r["precision"]), fixed(r["recall"]),
+                 *_outcomes(r), fixed(r["RMS_error"], 1)] for r in mine[:_WORST]]  # fmt: skip
+        shown = f"the {_WORST} worst of {len(mine)} rallies" if len(mine) > _WORST else "rallies, the worst first"
+        _part(console, f"{shown}, {first}")
+        console.print(_table(console, _columns(f"rally frames F1 precision recall {_OUTCOMES} RMS"), rows))
+
+
+def _by_f1(row: Mapping[str, Any]) -> float:
+    f1 = score_of(row["F1"])
+    return math.inf if math.isnan(f1) else f1  # a rally without a ball has none
+
+
+def _outcomes(row: Mapping[str, Any]) -> list[str]:
+    return [str(row.get(k, "–")) for k in ("TP", "FP_wrong", "FP_ghost", "FN", "TN")]
+
+
+def _part(console: Console, title: str) -> None:
+    console.print()
+    console.print(_text(title), style="bold" if console.is_terminal else "")
+
+
+# -- events -------------------------------------------------------------------------------------------------------
+
+
+def print_events(console: Console, scores: Sequence[Score], report: Mapping[str, Any]) -> None:
+    """PCE and SPCE per kind of window, AP per class and tolerance, who was taken for whom, and the other scores."""
+    if report["windows"]:
+        keys = [k for k in report["windows"][0] if k not in ("windows", "n")]
+        rows = [[r["windows"], str(r["n"]), *(fixed(r[k]) for k in keys)] for r in report["windows"]]
+        console.print(_table(console, _columns(" ".join(["windows", "n", *keys])), rows))
+        console.print()
+    keys = [k for k in report["spotting"][0] if k.startswith("AP@")]
+    rows = [
+        ["all answers" if r.get("nms") == 0 else f"best of ±{r['nms']}" if "nms" in r else "as given",
+         r["class"] or "mean", str(r["n"]), *(fixed(r[k]) for k in keys)]
+        for r in report["spotting"]
+    ]  # fmt: skip
+    console.print(_table(console, _columns(" ".join(["answers", "class", "events", *keys]), text={"class"}), rows))
+    for of in dict.fromkeys(r["of"] for r in report["confusion"]):
+        cells = {(r["true"], r["predicted"]): str(r["count"]) for r in report["confusion"] if r["of"] == of}
+        names = list(dict.fromkeys(t for t, _ in cells))
+        rows = [[t, *(cells.get((t, p), "–") for p in names)] for t in names]
+        _part(console, f"{of}: true (down) taken for (across)")
+        console.print(_table(console, _columns(" ".join(["true", *names])), rows))
+    shown = [s for s in scores if s.name.startswith(("timing", "false_alarm")) and "class" not in s.where]
+    console.print()
+    rows = [[s.name, fixed(s.value), interval(s), str(s.n), _where(s)] for s in shown]
+    console.print(_table(console, _columns("score value 95% n where:3", text={"where"}), rows))
+
+
+# -- tables of counts ---------------------------------------------------------------------------------------------
+
+
+def print_checked(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of tercel.metrics.counts.check_table: what is printed, and what the counts say where that differs."""
+    cells = []
+    for r in rows:
+        total = str(r.get("total", "–"))
+        if "sum" in r and r["sum"] != r["total"]:
+            total += f" ≠ {r['sum']}"
+        ratios = [r.get(k) for k in ("accuracy", "precision", "recall", "F1")]
+        verdict = {True: "yes", False: "no", None: "–"}[r["ok"]]
+        cells.append([r["name"], str(r["line"]), verdict, total, *map(_printed, ratios)])
+    console.print(_table(console, _columns("row line:1 adds_up total accuracy precision recall F1"), cells))
+
+
+def _printed(ratio: Mapping[str, Any] | None) -> str:
+    if ratio is None:
+        return "–"
+    return f"{ratio['printed']:g}" if ratio["ok"] else f"{ratio['printed']:g} ≠ {ratio['computed']:.4g}"
 
 
 def _counts(row: Mapping[str, Any]) -> list[str]:

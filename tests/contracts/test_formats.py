@@ -1,4 +1,7 @@
-"""What every format keeps: write then read gives the same records, and nothing is ever overwritten."""
+"""What every format of boxes keeps: write then read gives the same records, and nothing is ever overwritten.
+
+Formats of balls in video have a contract of their own, tests/contracts/test_ball_formats.py.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,8 @@ from tercel.data import source
 from tercel.data.formats import FORMATS
 from tercel.data.formats.common import Options
 
-formats = pytest.mark.parametrize("name", list(FORMATS))
+BOXES = [n for n, f in FORMATS.items() if f.TASK == "boxes"]
+formats = pytest.mark.parametrize("name", BOXES)
 EXACT = {"voc", "coco"}  # to the last bit; the others write shares or sums of coordinates
 
 names = (
@@ -226,7 +230,7 @@ def test_another_class_list_is_refused(name: str, tmp_path: Path) -> None:
         source.read(f"{tmp_path / 'out'}#train", classes=["ball"])
 
 
-@pytest.mark.parametrize("name", [n for n in FORMATS if n != "yolo"])  # whose shares have no size without pictures
+@pytest.mark.parametrize("name", [n for n in BOXES if n != "yolo"])  # whose shares have no size without pictures
 def test_pictures_need_not_exist_for_judging(name: str, tmp_path: Path) -> None:
     FORMATS[name].write(small(tmp_path / "in"), tmp_path / "out", pictures=False)
     back = FORMATS[name].read(tmp_path / "out", "train", Options(pictures=False))
@@ -236,7 +240,7 @@ def test_pictures_need_not_exist_for_judging(name: str, tmp_path: Path) -> None:
 
 
 @formats
-@pytest.mark.parametrize("other", list(FORMATS))
+@pytest.mark.parametrize("other", BOXES)
 def test_converting_to_any_format_keeps_every_object(name: str, other: str, tmp_path: Path) -> None:
     FORMATS[name].write(small(tmp_path / "in"), tmp_path / "a")
     findings = source.convert(f"{name}:{tmp_path / 'a'}#train", tmp_path / "b", other)

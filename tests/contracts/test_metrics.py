@@ -1,12 +1,15 @@
 """What every metric promises, whatever it measures. A new metric is covered by one more line in JUDGES.
 
-Each promise is a function of a judge; below, judges with planted bugs show that the promises can be broken.
+Each promise is a function of a judge; below, judges with planted bugs show that the promises can be broken. Judges of
+boxes share the first promises; the judges of balls and events in video, whose truth has another form, the second.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tercel.core.finding import TercelError
 from tercel.core.objects import Objects
+from tercel.core.record import Event
+from tercel.core.timeline import EMPTY, EventAnswer, EventTruth
+from tercel.core.track import Track
 from tercel.metrics.ap import BoxReport, judge_boxes
+from tercel.metrics.events import judge_events
+from tercel.metrics.points import judge_points
 
 SIZE = (480, 640)
 CLASSES = ("a", "b")
@@ -265,3 +274,235 @@ def _zero_for_undefined(truth, pred, classes, **options):
 def test_promise_catches_a_planted_bug(bug, promise):
     with pytest.raises((AssertionError, KeyError)):
         promise(bug)
+
+
+# -- video: balls and events --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Video:
+    """A judge of things in time, with what the promises must know of its world: functions of truths and answers."""
+
+    judge: Callable[..., Any]
+    scene: Callable[[int], tuple[list[Any], list[Any]]]
+    perfect: Callable[[Any], Any]  # the answer that repeats a truth
+    empty: Callable[[Any], Any]  # a truth in which nothing happens
+    silent: Callable[[Any], Any]  # an answer that never says anything
+    ones: tuple[str, ...]  # scores that are 1 at perfection
+    undefined: tuple[str, ...]  # scores that need something to find
+    asymmetric: tuple[str, str]  # a score that misses lower and one that false alarms lower
+    extra: Callable[[Any], Any]  # the answer with false alarms added
+
+
+def ball_scene(seed: int) -> tuple[list[Track], list[Track]]:
+    rng = np.random.default_rng(seed)
+    truth, pred = [], []
+    for k in range(6):
+        n = int(rng.integers(20, 60))
+        places = rng.uniform(50, 400, (n, 2))
+        v = rng.choice([0, 1, 2, 3], n, p=[0.3, 0.5, 0.1, 0.1])
+        truth.append(Track(SIZE, np.arange(n) + 10 * k, v, places, name=f"rally{k}"))
+        seen = rng.random(n) < 0.7
+        moved = places + rng.normal(0, 3, places.shape)
+        scores = np.where(seen, rng.integers(1, 6, n) / 5, 0)  # with ties
+        pred.append(Track(SIZE, np.arange(n) + 10 * k, seen, moved, scores, name=f"rally{k}"))
+    return truth, pred
+
+
+def ball_extra(p: Track) -> Track:
+    """A ball in every frame: where none was found, one in a corner."""
+    xy = np.where(p.present[:, None], p.xy, 1.0)
+    return p.replace(visibility=np.ones(len(p)), xy=xy, score=np.where(p.present, p.score, 0.9))
+
+
+def event_scene(seed: int) -> tuple[list[EventTruth], list[EventAnswer]]:
+    rng = np.random.default_rng(seed)
+    truth, pred = [], []
+    for k in range(6):
+        frames = np.arange(20, 480, 20) + rng.integers(-4, 5, 23)
+        names = rng.choice(["bounce", "net", EMPTY], 23, p=[0.5, 0.3, 0.2])
+        events = tuple(Event(int(f), str(n)) for f, n in zip(frames, names, strict=True))
+        truth.append(EventTruth(f"game{k}", events, None, 500))
+        kept = [e for e in events if e.name != EMPTY and rng.random() < 0.7]
+        late = tuple(Event(e.frame + int(rng.integers(-2, 3)), e.name) for e in kept)
+        alarms = tuple(Event(int(f), "net") for f in rng.integers(0, 500, 3))
+        scores = rng.integers(1, 6, len(late) + 3) / 5
+        pred.append(EventAnswer(f"game{k}", late + alarms, scores))
+    return truth, pred
+
+
+def event_perfect(t: EventTruth) -> EventAnswer:
+    events = tuple(e for e in t.events if e.name != EMPTY)
+    return EventAnswer(t.name, events, np.full(len(events), 0.7))
+
+
+def event_extra(a: EventAnswer) -> EventAnswer:
+    """Strong bounces where nothing is: before the first event."""
+    events = tuple(Event(f, "bounce") for f in (0, 1, 2, 3))
+    return replace(a, events=a.events + events, scores=np.concatenate([a.scores, np.full(4, 0.99)]))
+
+
+VIDEO_JUDGES = {
+    "points": Video(
+        judge_points, ball_scene,
+        perfect=lambda t: t.replace(visibility=t.present, score=np.where(t.present, 0.7, 0.0)),
+        empty=lambda t: t.replace(visibility=np.zeros(len(t))),
+        silent=lambda p: p.replace(visibility=np.zeros(len(p)), score=np.zeros(len(p))),
+        ones=("F1", "precision", "recall", "recall_all", "accuracy", "AP", "F1@1px", "F1@20px"),
+        undefined=("F1", "recall", "recall_all", "AP", "mean_error", "RMS_error", "F1@5px"),
+        asymmetric=("recall", "precision"),
+        extra=ball_extra,
+    ),
+    "events": Video(
+        judge_events, event_scene, event_perfect,
+        empty=lambda t: replace(t, events=()),
+        silent=lambda a: replace(a, events=(), scores=np.zeros(0)),
+        ones=("mAP@0", "mAP@1", "mAP@2", "mAP@5"),
+        undefined=("mAP@0", "mAP@1", "mAP@2", "mAP@5", "timing_error_frames"),
+        asymmetric=("mAP@2", "mAP@2"),
+        extra=event_extra,
+    ),
+}  # fmt: skip
+
+
+def video_repeating_the_truth_is_perfect(v: Video) -> None:
+    truth, _ = v.scene(0)
+    report = v.judge(truth, [v.perfect(t) for t in truth], resamples=20)
+    for name in v.ones:
+        score = next(s for s in report.scores if s.name == name)
+        assert (score.value, score.low, score.high) == pytest.approx((1, 1, 1)), name
+
+
+def video_order_does_not_matter(v: Video) -> None:
+    truth, pred = v.scene(1)
+    turn = np.random.default_rng(0).permutation(len(truth))
+    first = v.judge(truth, pred, resamples=10)
+    again = v.judge([truth[i] for i in turn], [pred[i] for i in turn[::-1]], resamples=10)
+    assert [s.to_json() for s in first.scores] == [s.to_json() for s in again.scores]
+
+
+def video_nothing_to_find_is_undefined(v: Video) -> None:
+    truth, pred = v.scene(2)
+    report = v.judge([v.empty(t) for t in truth], pred, resamples=5)
+    for name in v.undefined:
+        score = next(s for s in report.scores if s.name == name)
+        assert math.isnan(score.value), name
+        assert math.isnan(score.low), name
+
+
+def video_silence_scores_zero(v: Video) -> None:
+    truth, pred = v.scene(3)
+    report = v.judge(truth, [v.silent(p) for p in pred], resamples=5)
+    for name in set(v.ones) - {"precision", "accuracy"}:
+        assert report[name] == 0, name
+
+
+def video_misses_and_false_alarms_are_told_apart(v: Video) -> None:
+    """Fewer answers lower the one score, more wrong answers the other."""
+    truth, _ = v.scene(4)
+    answers = [v.perfect(t) for t in truth]
+    missing, alarming = v.asymmetric
+    half = v.judge(truth, answers[:3], resamples=0)
+    assert half[missing] < 0.7
+    loud = v.judge(truth, [v.extra(a) for a in answers], resamples=0)
+    assert loud[alarming] < 0.99
+    if missing != alarming:
+        assert half[alarming] == 1
+        assert loud[missing] == 1
+
+
+def video_missing_answers_are_reported(v: Video) -> None:
+    truth, pred = v.scene(5)
+    report = v.judge(truth, pred[:-1], resamples=0)
+    found = [f for f in report.findings if f.check == "score.rally_without_prediction"]
+    assert [f.count for f in found] == [1]
+    assert truth[-1].name in found[0].evidence
+
+
+VIDEO_PROMISES = (
+    video_repeating_the_truth_is_perfect,
+    video_order_does_not_matter,
+    video_nothing_to_find_is_undefined,
+    video_silence_scores_zero,
+    video_misses_and_false_alarms_are_told_apart,
+    video_missing_answers_are_reported,
+)
+
+
+@pytest.mark.parametrize("promise", VIDEO_PROMISES, ids=lambda p: p.__name__)
+@pytest.mark.parametrize("video", VIDEO_JUDGES.values(), ids=list(VIDEO_JUDGES))
+def test_video_promise(video, promise):
+    promise(video)
+
+
+def _swapped(judge):
+    """Truth and answers change places."""
+
+    def bug(truth, pred, **options):
+        if isinstance(pred[0], Track):
+            turned = [t.replace(score=np.where(t.present, 0.7, 0.0)) for t in truth]
+            return judge([p.replace(score=None) for p in pred], turned, **options)
+        return judge(
+            [EventTruth(p.name, p.events, None, 500) for p in pred], list(map(event_perfect, truth)), **options
+        )
+
+    return bug
+
+
+def _shifted_by_a_frame(judge):
+    def bug(truth, pred, **options):
+        if isinstance(pred[0], Track):
+            return judge(truth, [p.replace(frame=p.frame + 1) for p in pred], **options)
+        moved = [replace(p, events=tuple(Event(e.frame + 1, e.name) for e in p.events)) for p in pred]
+        return judge(truth, moved, **options)
+
+    return bug
+
+
+def _by_position(judge):
+    """Answers go to the truths by their place in the list instead of by their names."""
+
+    def bug(truth, pred, **options):
+        named = [p.replace(name=t.name) if isinstance(p, Track) else replace(p, name=t.name)
+                 for t, p in zip(truth, pred, strict=False)]  # fmt: skip
+        return judge(truth, named, **options)
+
+    return bug
+
+
+def _zeros(judge):
+    def bug(truth, pred, **options):
+        report = judge(truth, pred, **options)
+        report.scores[:] = [replace(s, value=0.0 if math.isnan(s.value) else s.value) for s in report.scores]
+        return report
+
+    return bug
+
+
+def _only_answered(judge):
+    """Rallies without answers are left out."""
+
+    def bug(truth, pred, **options):
+        names = {p.name for p in pred}
+        return judge([t for t in truth if t.name in names], pred, **options)
+
+    return bug
+
+
+@pytest.mark.parametrize("name", VIDEO_JUDGES)
+@pytest.mark.parametrize(
+    ("plant", "promise"),
+    [
+        (_swapped, video_misses_and_false_alarms_are_told_apart),
+        (_shifted_by_a_frame, video_repeating_the_truth_is_perfect),
+        (_by_position, video_order_does_not_matter),
+        (_zeros, video_nothing_to_find_is_undefined),
+        (_only_answered, video_missing_answers_are_reported),
+        (_only_answered, video_misses_and_false_alarms_are_told_apart),
+    ],
+    ids=lambda f: f.__name__,
+)
+def test_video_promise_catches_a_planted_bug(name, plant, promise):
+    video = VIDEO_JUDGES[name]
+    with pytest.raises((AssertionError, KeyError, TercelError)):
+        promise(replace(video, judge=plant(video.judge)))

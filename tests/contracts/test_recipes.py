@@ -14,7 +14,7 @@ import torch
 import tercel
 from tercel import config, recipes
 from tercel.config import Recipe, dump, load
-from tercel.data import source, synth
+from tercel.data import rallies, source, synth
 from tercel.engine import device
 from tercel.engine.dist import World
 from tercel.engine.fit import EvalInfo, Fit, StepInfo
@@ -52,18 +52,26 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synth.make_boxes(out, n=24, seed=5, size=(96, 128), splits={"train": 20 / 24, "val": 4 / 24})
 
 
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rallies with hits, bounces and net balls."""
+    out = tmp_path_factory.mktemp("recipes") / "rallies"
+    return rallies.make_rallies(out, splits={"train": 2, "val": 1}, frames=40, size=(72, 128), sport="table_tennis")
+
+
 @every
-def test_runs_twenty_steps(name: str, shapes: Path, tmp_path: Path) -> None:
+def test_runs_twenty_steps(name: str, shapes: Path, filmed: Path, tmp_path: Path) -> None:
     """Its own network, loss and augmentation, at a small input so that it takes seconds; every loss stays finite."""
     r = recipes.get(name)
+    data = f"tracknet:{filmed}" if r.task == "ball" else f"yolo:{shapes}"
     r = replace(
         r,
         data=replace(r.data, size=(64, 96), workers=1),
         augment=replace(r.augment, close_epochs=1),
-        train=replace(r.train, epochs=4, batch=4, evaluate_every=4, sample_pictures=1),
+        train=replace(r.train, epochs=4, batch=4, samples=20, evaluate_every=4, sample_pictures=1),
         evaluate=replace(r.evaluate, resamples=0),
     )
-    train, val = (source.read(f"yolo:{shapes}#{s}") for s in ("train", "val"))
+    train, val = (source.read(f"{data}#{s}") for s in ("train", "val"))
     runtime, seen = device.choose(r.train), Collect()
     fit = Fit(r, train, val, Run.create(tmp_path, r, "run"), runtime, World(runtime.device), (seen,))
     before = [p.detach().clone() for p in fit.state.model.parameters()]

@@ -2,17 +2,18 @@
 
 Each module has: NAME; LOOKS_LIKE (what `matches` looks for, in words); `matches(path) -> bool`, by content;
 `splits(path) -> list[str]`; `read(path, split, options) -> Dataset`; `write(dataset, out, *, split, pictures) ->
-list[Path]`, which never touches a file that exists; and HOLDS_IGNORE = False where ignored objects have no place.
+list[Path]`, which never touches a file that exists; HOLDS_IGNORE = False where ignored objects have no place; and TASK:
+"boxes" in still pictures, or "ball" in rallies of video.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 from tercel.core.record import Dataset
-from tercel.data.formats import coco, odm, voc, yolo
+from tercel.data.formats import coco, odm, openttgames, sequence, tracknet, voc, yolo
 from tercel.data.formats.common import Options
 
 
@@ -22,6 +23,7 @@ class Format(Protocol):
     NAME: str
     LOOKS_LIKE: str
     HOLDS_IGNORE: bool
+    TASK: Literal["boxes", "ball"]
 
     def matches(self, path: Path) -> bool: ...
     def splits(self, path: Path) -> list[str]: ...
@@ -29,4 +31,6 @@ class Format(Protocol):
     def write(self, dataset: Dataset, out: Path, *, split: str = "train", pictures: bool = True) -> list[Path]: ...
 
 
-FORMATS: Mapping[str, Format] = {m.NAME: cast(Format, m) for m in (voc, coco, yolo, odm)}
+FORMATS: Mapping[str, Format] = {
+    m.NAME: cast(Format, m) for m in (voc, coco, yolo, odm, tracknet, openttgames, sequence)
+}

@@ -25,6 +25,7 @@ from tercel.data.formats import common, target
 from tercel.data.formats.common import Options, Picture, Rows
 
 NAME = "coco"
+TASK = "boxes"
 HOLDS_IGNORE = True
 LOOKS_LIKE = "a .json with images, annotations and categories, or a folder with such files (annotations/*.json)"
 

@@ -20,6 +20,7 @@ from tercel.data.formats import common, target
 from tercel.data.formats.common import Options, Picture, Rows
 
 NAME = "odm"
+TASK = "boxes"
 HOLDS_IGNORE = False
 LOOKS_LIKE = "a folder of text files with lines `name x y width height`"
 

@@ -26,6 +26,7 @@ from tercel.data.formats import common, target
 from tercel.data.formats.common import Options, Picture, Rows
 
 NAME = "voc"
+TASK = "boxes"
 HOLDS_IGNORE = True
 LOOKS_LIKE = "a folder with Annotations/*.xml, or XML files (<annotation>) beside pictures"
 

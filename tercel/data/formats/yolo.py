@@ -25,6 +25,7 @@ from tercel.data.formats.common import Options, Picture, Rows
 from tercel.data.images import is_picture
 
 NAME = "yolo"
+TASK = "boxes"
 HOLDS_IGNORE = False
 LOOKS_LIKE = "a data.yaml with names and train/val/test, or a folder with images/ and labels/"
 

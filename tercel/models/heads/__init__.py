@@ -7,11 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tercel.config import BoxHead
+from tercel.config import BallGrid, BallHeatmap, BoxHead, Clip
+from tercel.core.finding import TercelError
 from tercel.core.schema import Schema
+from tercel.models.heads.ball_grid import Grid
+from tercel.models.heads.ball_heatmap import Heatmap
 from tercel.models.heads.boxes import DenseBoxes
 
 
-def build_head(config: BoxHead, schema: Schema, strides: Sequence[int]) -> DenseBoxes:
-    """The head that a configuration class stands for."""
-    return DenseBoxes(config, len(schema.classes), tuple(strides))
+def build_head(
+    config: BoxHead | BallHeatmap | BallGrid, schema: Schema, strides: Sequence[int], clip: Clip
+) -> DenseBoxes | Heatmap | Grid:
+    """The head that a configuration class stands for.
+
+    Args:
+        strides: of the neck's maps, finest first.
+
+    Raises:
+        TercelError: a ball among several classes, or what the head itself refuses.
+    """
+    if isinstance(config, BoxHead):
+        return DenseBoxes(config, len(schema.classes), tuple(strides))
+    if len(schema.classes) != 1:
+        raise TercelError(
+            f"a ball is one class, and the data has {list(schema.classes)}", "use data whose one class is the ball"
+        )
+    kind = Heatmap if isinstance(config, BallHeatmap) else Grid
+    return kind(config, schema, strides, clip)  # type: ignore[arg-type]  # each gets its own

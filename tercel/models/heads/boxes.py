@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from tercel.config import BoxHead, Evaluate, TaskAligned
 from tercel.config import Model as ModelConfig
 from tercel.core.objects import Objects
+from tercel.core.record import Event
 from tercel.models.assign import Assignment, Priors, Truths, assign, starved
+from tercel.models.heads.common import SURE, Loss, make_priors
 from tercel.models.layers import Conv, init_weights
 from tercel.models.losses import CLASS_LOSSES, box_loss, dfl
 from tercel.models.suppress import suppress
 
 # Distances start at -1 stride, so that a prior just outside a tiny box can still describe it.
 FIRST_BIN = -1.0
-# Logit of a perfect "no" or "yes" in `ideal`: the probability differs from 0 or 1 by 2e-9, the loss by as much.
-SURE = 20.0
 
 
 class DenseRaw(NamedTuple):
@@ -49,24 +49,6 @@ class BoxTargets(NamedTuple):
     def to(self, device: torch.device) -> BoxTargets:
         truths = Truths(*(t.to(device) for t in self.truths))
         return BoxTargets(truths, self.ignore_image.to(device), self.ignore_boxes.to(device), self.batch)
-
-
-class Loss(NamedTuple):
-    """Sums, and what to divide them by once every part of an update is known (accumulation, several devices).
-
-    Attributes:
-        sums: name -> scalar, gain included; the value per unit is sums[name] / weight.
-        weight: scalar without gradient, 0 when there is nothing to find; divide by at least 1.
-        facts: counts worth logging, not part of the loss.
-    """
-
-    sums: dict[str, Tensor]
-    weight: Tensor
-    facts: dict[str, float]
-
-    @property
-    def total(self) -> Tensor:
-        return torch.stack(list(self.sums.values())).sum()
 
 
 class BoxNet(nn.Module):
@@ -106,18 +88,6 @@ class BoxNet(nn.Module):
         return DenseRaw(torch.cat(logits, 1).float(), torch.cat(sides, 1).float(), priors, size)
 
 
-def make_priors(shapes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device) -> Priors:
-    """Cell centres of all maps in px of the network input, and their strides."""
-    points, steps = [], []
-    for (h, w), s in zip(shapes, strides, strict=True):
-        y = (torch.arange(h, device=device, dtype=torch.float32) + 0.5) * s
-        x = (torch.arange(w, device=device, dtype=torch.float32) + 0.5) * s
-        yy, xx = torch.meshgrid(y, x, indexing="ij")
-        points.append(torch.stack([xx, yy], -1).reshape(-1, 2))
-        steps.append(torch.full((h * w,), float(s), device=device))
-    return Priors(torch.cat(points), torch.cat(steps))
-
-
 class DenseBoxes:
     """encode, loss, decode, ideal of the dense box head; `net` builds its forward."""
 
@@ -129,8 +99,8 @@ class DenseBoxes:
 
     # -- truth ------------------------------------------------------------------------------------------------------
 
-    def encode(self, objects: Sequence[Objects]) -> BoxTargets:
-        """Truth of a batch as flat arrays. Ignored objects become regions without a class target."""
+    def encode(self, objects: Sequence[Objects], events: Sequence[tuple[Event, ...]] | None = None) -> BoxTargets:
+        """Truth of a batch as flat arrays. Ignored objects become regions; boxes know no events."""
         image = np.concatenate([np.full(len(o), i) for i, o in enumerate(objects)]) if objects else np.zeros(0)
         labels = np.concatenate([o.labels for o in objects]) if objects else np.zeros(0)
         boxes = np.concatenate([o.boxes for o in objects]) if objects else np.zeros((0, 4))

@@ -1,0 +1,115 @@
+"""What differs between the tasks, as seen by the loop: how data becomes samples, and answers become a judgement.
+
+The loop, the checkpoints and the run folder know no task; they ask the one that `task_of` gives. Boxes are here,
+balls in clips are in engine/ball.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Protocol
+
+from tercel.config import BallGrid, BallHeatmap, BoxHead, Recipe
+from tercel.core.finding import Finding, TercelError
+from tercel.core.objects import Objects
+from tercel.core.record import Dataset, Record
+from tercel.data.cache import PictureStore
+from tercel.data.loader import Loader
+from tercel.data.predictions import write_predictions
+from tercel.engine.device import Runtime
+from tercel.engine.evaluate import Evaluation, Progress, detect, judge, plain_loader
+from tercel.engine.run import Run
+from tercel.models.detector import Detector
+
+HEADS: dict[str, tuple[type, ...]] = {"boxes": (BoxHead,), "ball": (BallGrid, BallHeatmap)}
+
+
+class Task(Protocol):
+    """The five questions."""
+
+    def training(self, dataset: Dataset) -> Dataset:
+        """The records that the training loader walks over (for clips: windows)."""
+
+    def loader(
+        self, dataset: Dataset, *, rank: int = 0, world: int = 1, store: PictureStore | None = None
+    ) -> Loader | None:
+        """This rank's share of the data set, without augmentation and in order; None when it gets nothing."""
+
+    def detect(
+        self, model: Detector, loader: Loader, runtime: Runtime, progress: Progress | None = None
+    ) -> tuple[dict[str, Any], tuple[Finding, ...]]:
+        """Answers by record id of the data set behind the loader; ranks' shares are joined by the caller."""
+
+    def judge(
+        self,
+        dataset: Dataset,
+        found: dict[str, Any],
+        findings: tuple[Finding, ...] = (),
+        resamples: int | None = None,
+    ) -> Evaluation:
+        """Scores of the answers; `resamples` 0 leaves the intervals out."""
+
+    def samples(self, dataset: Dataset, evaluation: Evaluation, count: int) -> list[tuple[Record, Objects]]:
+        """Up to `count` fixed single pictures with what was found on them, for drawing."""
+
+    def write(self, run: Run, dataset: Dataset, evaluation: Evaluation) -> None:
+        """The answers, as files in the run folder."""
+
+
+class BoxTask:
+    """Axis-aligned boxes on still pictures."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def training(self, dataset: Dataset) -> Dataset:
+        return dataset
+
+    def loader(
+        self, dataset: Dataset, *, rank: int = 0, world: int = 1, store: PictureStore | None = None
+    ) -> Loader | None:
+        return plain_loader(dataset, self.recipe.data, self.recipe.evaluate, rank=rank, world=world, store=store)
+
+    def detect(
+        self, model: Detector, loader: Loader, runtime: Runtime, progress: Progress | None = None
+    ) -> tuple[dict[str, Any], tuple[Finding, ...]]:
+        return detect(model, loader, self.recipe.evaluate, runtime, progress)
+
+    def judge(
+        self,
+        dataset: Dataset,
+        found: dict[str, Any],
+        findings: tuple[Finding, ...] = (),
+        resamples: int | None = None,
+    ) -> Evaluation:
+        return judge(dataset, found, self.recipe.evaluate, findings, resamples)
+
+    def samples(self, dataset: Dataset, evaluation: Evaluation, count: int) -> list[tuple[Record, Objects]]:
+        return list(zip(dataset.records[:count], evaluation.predictions, strict=False))
+
+    def write(self, run: Run, dataset: Dataset, evaluation: Evaluation) -> None:
+        pairs = zip(evaluation.ids, evaluation.predictions, strict=True)
+        write_predictions(run.preds_path, dataset.schema.classes, pairs, source=dataset.source, replace=True)
+
+
+def task_of(recipe: Recipe) -> Task:
+    """The task of a recipe.
+
+    Raises:
+        TercelError: a task that cannot be trained yet, or a head that is for another one.
+    """
+    if recipe.task not in HEADS:
+        raise TercelError(f"task {recipe.task!r} cannot be trained yet", "use another recipe (`tercel recipes`)")
+    heads = HEADS[recipe.task]
+    if not isinstance(recipe.model.head, heads):
+        raise TercelError(
+            f"task {recipe.task!r} needs a head of its own, not {type(recipe.model.head).__name__}",
+            f"set model.head={heads[-1].__name__}",
+        )
+    if recipe.task == "ball":
+        from tercel.engine.ball import BallTask  # it needs what is above
+
+        return BallTask(recipe)
+    if recipe.model.clip != replace(recipe.model.clip, frames=1, background=False):
+        raise TercelError("boxes are found on still pictures, and model.clip has several frames", "use a ball recipe")
+    return BoxTask(recipe)
