@@ -28,6 +28,7 @@ from tercel.engine.fit import Fit, Observer, data_findings
 from tercel.engine.predict import predict_pictures
 from tercel.engine.run import Run
 from tercel.engine.tasks import Task, task_of
+from tercel.models.backbones import divisor
 from tercel.models.detector import check_size
 from tercel.observers import Log, Samples
 from tercel.predict_ball import find_footage, predict_ball
@@ -77,7 +78,7 @@ def train(
     for o in observers:
         o.on_message(f"reading {train_source} and {val_source}")
     train_set, val_set = sources.read(train_source), sources.read(val_source)
-    check_size(recipe.data.size, recipe.model.strides)
+    check_size(recipe.data.size, (divisor(recipe.model.backbone, recipe.model.strides),))
     findings = [*data_findings(train_set, val_set), *_shared(train_set, val_set, allow_leaks)]
     runtime = device.choose(recipe.train)
     findings += runtime.findings

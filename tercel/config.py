@@ -290,11 +290,11 @@ class Ball(Checked):
     threshold: float = num(0.5, 0, 1)  # score from which a frame has a ball
     candidates: int = num(5, 1, 100)  # kept per frame, for the motion model
     refine: Literal["peak", "centroid"] = "peak"  # the cell's own place, or the score-weighted centre around it
-    hop: int = num(0, 0, 64)  # frames between the starts of windows; 0 = no overlap; less than answered: averaged
+    hop: int = num(0, 0, 64)  # frames between the starts of windows; 0 = no overlap; fewer than answered: averaged
     track: bool = False  # reject jumps and fill gaps with the motion model before judging
     gap: int = num(5, 0, 1000)  # longest run of frames that the motion model may fill
-    gate: float = num(4.0, 0.1, 100)  # standard deviations beyond which a candidate is no continuation
-    jerk: float = num(8.0, 1e-3, 1e6)  # standard deviation of the unmodelled acceleration, px of 1280 wide per frame^2
+    gate: float = num(3.5, 0.1, 100)  # standard deviations beyond which a candidate is no continuation
+    jerk: float = num(4.0, 1e-3, 1e6)  # standard deviation of the unmodelled acceleration, px of 1280 wide per frame^2
     rule: Literal["tracknet_v2_v3", "tracknet_v5", "wasb", "wasb_occluded_visible", "totnet", "pingpong"] = (
         "tracknet_v2_v3"  # whose F1 is shown first and names best; all rules are always reported
     )

@@ -15,8 +15,8 @@ TASKS = ("ball", "boxes")
 PICTURES = 400
 CLASSES = ("disc", "square", "cross")
 SHARES = {"train": 0.8, "val": 0.17, "test": 0.03}
-RALLIES = {"train": 16, "val": 4, "test": 1}
-FRAMES = 90
+RALLIES = {"train": 32, "val": 6, "test": 1}  # each of another match: the network has to find any ball
+FRAMES = 60
 
 
 def demo(
@@ -36,7 +36,9 @@ def demo(
     recipe = recipes.get(f"{task}_demo", settings)
     command = " ".join(["tercel demo", task, *(f"--set {s}" for s in settings)])
     if task == "ball":
-        data = rallies.make_rallies(out / "ball", splits=RALLIES, frames=FRAMES, sport="badminton", seed=0)
+        data = rallies.make_rallies(
+            out / "ball", splits=RALLIES, frames=FRAMES, sport="table_tennis", seed=0, rallies_per_match=1
+        )
         say(f"data: {data}")
         train, val, media = f"tracknet:{data}#train", f"tracknet:{data}#val", data / "test"
         media = sorted(media.rglob("*.mp4"))[0].parent

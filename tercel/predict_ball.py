@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from tercel.config import Recipe
 from tercel.core.finding import Finding, Ledger, Severity, TercelError
 from tercel.core.schema import Schema
+from tercel.data.clips import BACKGROUND
 from tercel.data.images import find_pictures, is_picture, read_image
 from tercel.data.video import Video, is_video
 from tercel.engine.ball import BallAnswer, answer, write_answer
 from tercel.engine.device import Runtime
 from tercel.engine.evaluate import Progress
-from tercel.engine.stream import BACKGROUNDS, Decoded, decode_frames, decode_video
+from tercel.engine.stream import Decoded, decode_frames, decode_video
 from tercel.models.detector import Detector
 from tercel.report.overlay import write_overlay
 from tercel.report.save import distinct_names
@@ -117,7 +118,7 @@ def _decode(model: Detector, recipe: Recipe, clip: Footage, runtime: Runtime, pr
     first = read_image(clip.pictures[0])
     background = None
     if recipe.model.clip.background:
-        places = np.unique(np.linspace(0, len(clip.pictures) - 1, BACKGROUNDS).round().astype(int))
+        places = np.unique(np.linspace(0, len(clip.pictures) - 1, BACKGROUND).round().astype(int))
         background = np.median(np.stack([read_image(clip.pictures[i]) for i in places]), axis=0).astype(np.uint8)
     return decode_frames(
         model, recipe, clip.frames(), first.shape[:2], runtime,

@@ -38,7 +38,8 @@ FROZEN = {
     "resume": ["run Path required", "--json bool"],
     "eval": ["run Path required", "--data str", "--checkpoint str = best", "--out Path", "--json bool"],
     "score": [
-        "--truth str required", "--pred str required", "--task str = boxes", "--max-detections str = 1,10,100",
+        "--truth str", "--pred str", "--task str", "--rule str = all", "--tolerance str", "--size str",
+        "--ball-size float", "--fps float", "--check-table Path", "--max-detections str = 1,10,100",
         "--resamples int = 200", "--json bool",
     ],
     "predict": [

@@ -36,6 +36,10 @@ LIGHT = (
     "data/images",
     "data/splits",
     "data/predictions",
+    "data/events",
+    "data/tracks",
+    "data/clips",
+    "data/video",
 )
 
 

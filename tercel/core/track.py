@@ -119,7 +119,7 @@ class Track:
         return Objects(
             self.size, np.zeros(len(rows), np.int64), np.concatenate([xy, xy], axis=1), frame=rows,
             points=xy[:, None], visible=_TO_FLAG[self.visibility[rows]][:, None],
-            scores=None if self.score is None else self.score[rows],
+            scores=None if self.score is None else self.score[rows].astype(np.float32),
         )  # fmt: skip
 
     @staticmethod

@@ -28,11 +28,6 @@ BACKGROUND = 15  # frames behind a median picture
 EVENT_MARGIN = 64
 
 
-def answered(clip: Clip) -> tuple[int, ...]:
-    """Indices within a window of the frames that the network answers for."""
-    return clip.answered
-
-
 def span(clip: Clip) -> int:
     """Rally frames from the first to the last of a window, both counted."""
     return (clip.frames - 1) * clip.stride + 1
@@ -93,7 +88,7 @@ def covering_windows(dataset: Dataset, clip: Clip, hop: int = 0) -> Dataset:
 
 def covering_starts(count: int, clip: Clip, hop: int = 0) -> list[int]:
     """Where windows begin (possibly before 0) so that each of `count` frames is answered for; rising."""
-    answers = np.array(answered(clip)) * clip.stride
+    answers = np.array(clip.answered) * clip.stride
     first, last = int(answers[0]), count - 1 - int(answers[-1])
     starts = set(range(-first, last + 1, hop)) if hop else set()
     done = np.zeros(count, np.bool_)

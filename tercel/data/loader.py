@@ -263,7 +263,8 @@ class Loader:
         self._like = next((r.objects for r in dataset.records if len(r.objects)), None)
         self._flip_index = dataset.schema.flip_index if dataset.schema.keypoints else None
         self._medians: dict[tuple[Frame, ...], Pixels] = {}
-        self._balls = self._like is not None and self._like.frame is not None
+        like = self._like  # a ball is one point with a frame; keypoints in clips are something else
+        self._balls = like is not None and like.frame is not None and not dataset.schema.keypoints
         if augment is not None and self._balls:
             ball_augment.check(augment, dataset.schema.events)
         _quiet_opencv()

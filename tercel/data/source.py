@@ -166,13 +166,13 @@ def _format_of(source: Source) -> Format:
         raise TercelError(f"{source.path} does not exist", _nearest(source) or "check the path")
     if source.format is not None:
         named = FORMATS[source.format]
-        if not named.matches(source.path):
+        if not getattr(named, "accepts", named.matches)(source.path):
             empty = source.path.is_file() and not source.path.stat().st_size
             what = f"{source.path} is empty" if empty else f"{source.path} is no {source.format} source"
             hint = _nearest(source) or "check the path and the format"
             raise TercelError(f"{what}: looked for {named.LOOKS_LIKE}", hint)
         return named
-    found = [f for f in FORMATS.values() if f.matches(source.path)]
+    found = _narrowed([f for f in FORMATS.values() if f.matches(source.path)], source)
     if not found:
         looked = "\n  ".join(f"{f.NAME}: {f.LOOKS_LIKE}" for f in FORMATS.values())
         hint = _nearest(source) or "check the path"
@@ -183,6 +183,15 @@ def _format_of(source: Source) -> Format:
             f"{source.path} may be {' or '.join(names)}", f"say which one, for example {names[0]}:{source.path}"
         )
     return found[0]
+
+
+def _narrowed(found: list[Format], source: Source) -> list[Format]:
+    """Of several formats those that have the split; then those that no other one comes before."""
+    if len(found) > 1 and source.split:
+        names = set(source.split.split(","))
+        found = [f for f in found if names <= set(f.splits(source.path))] or found
+    later = {name for f in found for name in getattr(f, "BEFORE", ())}
+    return [f for f in found if f.NAME not in later]
 
 
 def _nearest(source: Source) -> str:

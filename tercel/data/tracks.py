@@ -30,6 +30,7 @@ from tercel.data.track_table import Table
 
 ASSUMED = ((720, 1280), (1080, 1920), (2160, 3840))  # (H, W): the first that holds all labels, where nobody says
 CSV_FOLDERS = ("csv", "ball_trajectory", "corrected_csv")
+LABEL = "label"  # a csv of this name is called after its folder
 OUTSIDE = 0.1  # share of balls outside the frame from which the labels cannot belong to it
 _STATUS = {"1": "hit", "2": "bounce"}  # the `status` of TrackNet's tennis set
 _NONE = {"", "0", "none", "nan", "empty", "no", "false"}
@@ -80,7 +81,7 @@ def read_rallies(
             outside of the frame (x and y exchanged, say); shares of the frame where its size is not known. The file
             and the row are named.
     """
-    files = [path] if path.is_file() else find_tables(path)
+    files = [path] if path.is_file() else find_tables(path, ledger)
     assumed = ASSUMED[0] if size else assumed_size(files)
     rallies, values = [], []
     for file in files:
@@ -93,23 +94,36 @@ def read_rallies(
     return without_constant_events(rallies, values, str(path), ledger)
 
 
-def find_tables(folder: Path) -> list[Path]:
-    """All csv below `folder` that may hold a trajectory, sorted.
+def find_tables(folder: Path, ledger: Ledger | None = None) -> list[Path]:
+    """All csv below `folder` that may hold a trajectory, sorted. Of one in csv/ and one in corrected_csv/ the latter.
 
     Raises:
-        TercelError: the folder does not exist, or holds none.
+        TercelError: the folder does not exist or holds none, or two of them are the same rally.
     """
     if not folder.is_dir():
         raise TercelError(f"{folder} does not exist", "give a csv, or a folder with one csv for each rally")
     files = sorted(f for f in folder.rglob("*.csv") if not f.name.endswith("_events.csv") and f.is_file())
     if not files:
         raise TercelError(f"{folder} holds no csv", "give a folder with one csv (Frame,Visibility,X,Y) for each rally")
-    return files
+    chosen: dict[str, Path] = {}
+    for file in sorted(files, key=lambda f: f.parent.name.lower() != "corrected_csv"):
+        name = rally_name(file, folder)[0]
+        first = chosen.setdefault(name, file)
+        if first == file:
+            continue
+        if first.parent.name.lower() != "corrected_csv" or file.parent.name.lower() == "corrected_csv":
+            raise TercelError(f"{first} and {file} are both the rally {name!r}", "keep one of them, or rename it")
+        if ledger is not None:
+            message = "labels that also exist in a corrected_csv folder were left out"
+            ledger.add("labels.corrected", Severity.INFO, message, str(file))
+    return sorted(chosen.values())
 
 
 def rally_name(file: Path, root: Path) -> tuple[str, str]:
     """(name, group) of a csv: its path within `root` without folders that all labels lie in, and its folder."""
     parts = [p for p in file.relative_to(root).parts[:-1] if p.lower() not in CSV_FOLDERS]
+    if file.stem.lower() == LABEL and parts:  # TrackNet's tennis: <game>/<clip>/Label.csv beside the pictures
+        return "/".join(parts), "/".join(parts[:-1])
     stem = re.sub(r"_ball$", "", file.stem)
     return "/".join([*parts, stem]), "/".join(parts)
 
@@ -275,6 +289,8 @@ def media_beside(file: Path) -> Path | None:
     """The video or folder of frames that belongs to a csv: beside it, or in video/ or frame/ beside its folder."""
     from tercel.data.video import SUFFIXES
 
+    if file.stem.lower() == LABEL:
+        return file.parent
     stem = re.sub(r"_ball$", "", file.stem)
     around = file.parent.parent
     for folder in (file.parent, around / "video", around / "videos"):

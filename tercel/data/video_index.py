@@ -100,6 +100,7 @@ def _scan(path: Path) -> Index:
 
     stamps: list[int | None] = []
     keys: list[tuple[int, int]] = []
+    packets = damaged = 0
     with _opened(path) as (container, stream):
         base, claimed = stream.time_base or Fraction(1), int(stream.frames)
         rate = float(stream.average_rate or stream.guessed_rate or "nan")
@@ -107,6 +108,7 @@ def _scan(path: Path) -> Index:
             for packet in container.demux(stream):
                 if packet.size == 0:
                     continue
+                packets, damaged = packets + 1, damaged + packet.is_corrupt
                 if packet.is_keyframe and packet.pts is not None:
                     keys.append((packet.pts, packet.dts if packet.dts is not None else packet.pts))
                 if not packet.is_discard:  # edit lists cut such frames away; the decoder needs them all the same
@@ -120,14 +122,15 @@ def _scan(path: Path) -> Index:
         pts, np.array([k for k, _ in keys], np.int64), np.array([d for _, d in keys], np.int64),
         base, (1, 1), (False, False, False), rate, claimed, not usable,
     )  # fmt: skip
-    index = _tried(path, index)
+    index = _tried(path, index, whole=packets == claimed and not damaged)
     if not index.linear and len(index.pts) > 1:
         rate = (len(index.pts) - 1) / (float(index.pts[-1] - index.pts[0]) * float(base))
     return replace(index, fps=rate)
 
 
-def _tried(path: Path, index: Index) -> Index:
-    """The index with its size, and without stamps at either end behind which no frame comes out of the decoder."""
+def _tried(path: Path, index: Index, whole: bool) -> Index:
+    """The index with its size, and without stamps at either end behind which no frame comes out of the decoder. The far
+    end of a file that has as many packets as it declares is taken on trust; a lost frame is noticed on reading."""
     source = _raw(path, index, -1)
     first = next(source, None)
     if first is None:
@@ -135,9 +138,11 @@ def _tried(path: Path, index: Index) -> Index:
     turn = _turn(first)
     size = (first.width, first.height) if turn[0] else (first.height, first.width)
     index = replace(index, size=size, turn=turn)
-    head = [first.pts, *(f.pts for f in itertools.islice(source, 31))]
+    head = [first.pts, *(f.pts for f in itertools.islice(source, 23))]
     source.close()
     if not index.linear and first.pts is not None and _in_order(head, index):
+        if whole:
+            return replace(index, pts=index.pts[index.pts >= first.pts])
         for k in range(len(index.keys) - 1, -2, -1):
             tail = [f.pts for f in _raw(path, index, k) if f.pts is not None]
             if tail and (k < 0 or tail[-1] >= index.keys[k]):

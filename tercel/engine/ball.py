@@ -29,6 +29,7 @@ from tercel.engine.device import Runtime
 from tercel.engine.evaluate import Evaluation, Progress
 from tercel.engine.run import Run
 from tercel.engine.stream import Decoded, decode_frames
+from tercel.engine.windows import window_hop
 from tercel.metrics.events import EventReport, judge_events
 from tercel.metrics.points import PointReport, judge_points
 from tercel.metrics.rules import ALL
@@ -84,6 +85,7 @@ class BallTask:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.settings = recipe, recipe.evaluate
+        window_hop(recipe.model.clip, recipe.evaluate.ball.hop)  # refuses one that leaves frames without an answer
 
     def training(self, dataset: Dataset) -> Dataset:
         return training_windows(dataset, self.recipe.model.clip)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tercel.config import Data, Recipe, TimmNet, dump, load
+from tercel.config import Data, Recipe, SmpNet, TimmNet, dump, load
 from tercel.core.files import sync_folder
 from tercel.core.finding import TercelError
 from tercel.core.schema import Schema
@@ -108,7 +108,7 @@ def load_detector(path: Path) -> tuple[Detector, Recipe, Schema, dict[str, Any]]
 def fresh(recipe: Recipe, schema: Schema) -> Detector:
     """A network with the recipe's shape whose weights will be loaded: pretrained ones are not fetched again."""
     config = recipe.model
-    if isinstance(config.backbone, TimmNet):
+    if isinstance(config.backbone, TimmNet | SmpNet):
         config = replace(config, backbone=replace(config.backbone, weights=False))
     with torch.random.fork_rng(devices=[]):  # its throw-away start must not move the training's random stream
         model = Detector(config, schema)

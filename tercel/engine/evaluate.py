@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -27,7 +27,8 @@ Progress = Callable[[int, int], None]  # (done, total) pictures
 class Report(Protocol):
     """What a judge returns, whatever it judges (tercel/metrics)."""
 
-    scores: list[Score]
+    @property
+    def scores(self) -> Sequence[Score]: ...
 
     def __getitem__(self, name: str) -> float: ...
     def to_json(self) -> dict[str, Any]: ...

@@ -32,11 +32,12 @@ class PatientStore(PictureStore):
         self.sizes = sizes
         self.broken: dict[Path, str] = {}
 
-    def get(self, path: Path) -> Picture:
+    def get(self, picture: Path | Frame) -> Picture:
+        path = picture.path if isinstance(picture, Frame) else picture
         try:
-            picture = read_image(path)
-            if picture.shape[:2] == tuple(self.sizes[path]):
-                return picture
+            pixels = read_image(path)
+            if pixels.shape[:2] == tuple(self.sizes[path]):
+                return pixels
             self.broken[path] = f"{path}: its header tells another size than its pixels have"
         except TercelError as e:
             self.broken[path] = e.message

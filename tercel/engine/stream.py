@@ -87,7 +87,8 @@ class Stream:
             message = f"a frame has shape {list(picture.shape)}, the clip's are {[*self.size, 3]} (height, width, RGB)"
             raise TercelError(message, "convert the video to one size")
         images, _ = load_plain(picture, self.recipe.data.size, self.recipe.data.fill)
-        return images[0].transpose(1, 2, 0)
+        canvas: Pixels = images[0].transpose(1, 2, 0)
+        return canvas
 
     def findings(self) -> tuple[Finding, ...]:
         """Balls that were found where there is no picture."""

@@ -32,11 +32,11 @@ class Task(Protocol):
 
     def loader(
         self, dataset: Dataset, *, rank: int = 0, world: int = 1, store: PictureStore | None = None
-    ) -> Loader | None:
+    ) -> Any:
         """This rank's share of the data set, without augmentation and in order; None when it gets nothing."""
 
     def detect(
-        self, model: Detector, loader: Loader, runtime: Runtime, progress: Progress | None = None
+        self, model: Detector, loader: Any, runtime: Runtime, progress: Progress | None = None
     ) -> tuple[dict[str, Any], tuple[Finding, ...]]:
         """Answers by record id of the data set behind the loader; ranks' shares are joined by the caller."""
 
@@ -67,7 +67,7 @@ class BoxTask:
 
     def loader(
         self, dataset: Dataset, *, rank: int = 0, world: int = 1, store: PictureStore | None = None
-    ) -> Loader | None:
+    ) -> Loader:
         return plain_loader(dataset, self.recipe.data, self.recipe.evaluate, rank=rank, world=world, store=store)
 
     def detect(

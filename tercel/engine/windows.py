@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tercel.config import Clip
 from tercel.core.finding import TercelError
-from tercel.data.clips import answered, span
+from tercel.data.clips import span
 
 Pixels = NDArray[np.uint8]
 _NEVER = 1 << 62
@@ -30,7 +30,7 @@ def window_hop(clip: Clip, hop: int) -> int:
     Raises:
         TercelError: a hop that would leave frames without an answer, or one above 1 together with a stride.
     """
-    most = len(answered(clip))
+    most = len(clip.answered)
     if hop > most:
         raise TercelError(
             f"evaluate.ball.hop={hop} leaves frames out: a window answers for {most}",
@@ -75,7 +75,7 @@ class Windows:
     def __init__(self, clip: Clip, hop: int = 0, first: int = 0) -> None:
         self.clip, self.hop, self.first = clip, window_hop(clip, hop), first
         self.count = 0
-        self._answers = np.array(answered(clip)) * clip.stride
+        self._answers = np.array(clip.answered) * clip.stride
         self._frames: deque[Pixels] = deque(maxlen=span(clip) + clip.stride - 1)
         # For each of the interleaved sets: the start of its next window, and the next frame to be answered.
         self._starts = [r - int(self._answers[0]) for r in range(clip.stride)]
@@ -153,10 +153,12 @@ class Ensemble:
             later: frames before this number are complete; None = nothing is, before `finish`.
 
         Raises:
-            ValueError: an answer for a frame that has been let go.
+            ValueError: windows that do not come in the order of their starts, an answer for a frame that was let go.
         """
         strand = int(numbers[0]) % self._stride
         before, known = self._before.get(strand, (-_NEVER, -_NEVER))
+        if numbers[0] <= before:
+            raise ValueError(f"windows come in the order of their starts; after frame {before} comes {numbers[0]}")
         shifted = numbers[0] - before < self._hop * self._stride
         for i, number in enumerate(numbers.tolist()):
             if number < 0 or (shifted and number <= known):

@@ -171,7 +171,7 @@ def _check_options(caps: Sequence[int], ious: Sequence[float], interpolation: st
     if len(ious) * len(SIZES) > MOST_BITS:
         raise TercelError(f"{len(ious)} IoU thresholds are too many", f"give at most {MOST_BITS // len(SIZES)}")
     if interpolation not in ("101", "every", "11"):
-        raise TercelError(f"interpolation {interpolation!r} does not exist", "choose 101, every or 11")
+        raise TercelError(f"interpolation {interpolation!r} is not one of 101, every, 11", "choose one of them")
     if resamples < 0:
         raise TercelError(f"resamples = {resamples} is negative", "0 = no intervals")
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -93,30 +94,28 @@ class Numbers:
     both: int
     spread: bool
 
+    @cached_property
     def ratios(self) -> dict[str, tuple[Array, int]]:
         """name -> (values [1+R], n)."""
         tn, tp, wrong, ghost, fn = self.counts
         balls, total = tp + wrong + fn, self.counts.sum(axis=0)
-        pairs = {
-            "F1": (2 * tp, np.where(balls > 0, 2 * tp + wrong + ghost + fn, 0), balls),
-            "precision": (tp, tp + wrong + ghost, None),
-            "recall": (tp, tp + fn, None),
-            "recall_all": (tp, balls, None),
-            "accuracy": (tp + tn, total, None),
-            "accuracy_all_absent": (total - balls, total, None),
-        }
-        return {k: (_divide(x, y), int((y if n is None else n)[0])) for k, (x, y, n) in pairs.items()}
+        over = np.stack([2 * tp, tp, tp, tp, tp + tn, total - balls])
+        f1 = np.where(balls > 0, 2 * tp + wrong + ghost + fn, 0)
+        under = np.stack([f1, tp + wrong + ghost, tp + fn, balls, total, total])
+        n = [int(balls[0]), *under[1:, 0].astype(int).tolist()]
+        return dict(zip(RATIOS, zip(_divide(over, under), n, strict=True), strict=True))
 
+    @cached_property
     def values(self) -> dict[str, tuple[Array, int]]:
-        """Every score of a whole, name -> (values [1+R], n); counts last and without draws."""
-        out = self.ratios()
+        """Every score of a whole but the counts, name -> (values [1+R], n)."""
+        out = dict(self.ratios)
         if self.ap is not None:
             out["AP"] = self.ap, int(self.counts[[TP, WRONG, FN], 0].sum())
         out |= {name: (self.errors[i], self.both) for i, name in enumerate(ERRORS)}
         return out
 
     def scores(self, where: Mapping[str, Any]) -> list[Score]:
-        out = [_score(name, x, n, self.spread, where, name in ERRORS) for name, (x, n) in self.values().items()]
+        out = [_score(name, x, n, self.spread, where, name in ERRORS) for name, (x, n) in self.values.items()]
         total = int(self.counts[:, 0].sum())
         return out + [
             Score(name, float(self.counts[i, 0]), total, where=where)
@@ -127,7 +126,7 @@ class Numbers:
         c = self.counts[:, 0].astype(int).tolist()
         row = {"frames": sum(c), "balls": c[TP] + c[WRONG] + c[FN]}
         row |= {name: c[OUTCOMES.index(name)] for name in ("TP", "FP_wrong", "FP_ghost", "FN", "TN")}
-        return row | {name: float(x[0]) for name, (x, _) in self.values().items()}
+        return row | {name: float(x[0]) for name, (x, _) in self.values.items()}
 
 
 class Measure:
@@ -185,7 +184,7 @@ class Measure:
         gain = hit * (before[1:] - before[start[rally]]) / (np.arange(len(order)) - start[rally] + 1)
         ap = _divide(_sums(rally, gain, k), counts[:, TP] + counts[:, FN])
         columns = Numbers(counts.T, ap, errors, 0, False)
-        rows = {name: x.tolist() for name, (x, _) in columns.values().items()}
+        rows = {name: x.tolist() for name, (x, _) in columns.values.items()}
         whole = counts.astype(int).tolist()
         return [
             {"rule": r.name, "rally": name, "frames": sum(c), "balls": c[TP] + c[WRONG] + c[FN],
@@ -202,7 +201,7 @@ class Measure:
                 continue
             keep = ("recall", "recall_all", *ERRORS) if v in r.visible else ("accuracy",)
             row = {k: x for k, x in m.row().items() if k in keep or k not in (*RATIOS, *ERRORS)}
-            values = {k: (*x, m.spread) for k, x in m.values().items() if k in keep}
+            values = {k: (*x, m.spread) for k, x in m.values.items() if k in keep}
             rows.append({"rule": r.name, "visibility": VISIBILITY[v], **row, "_scores": values})
         return rows
 
@@ -214,10 +213,10 @@ class Measure:
         (m,) = self.groups(o, d, np.where(a.filled, 0, -1), 1)
         keep = ("precision", *ERRORS)
         only = {k: x for k, x in m.row().items() if k in (*keep, "frames", "TP", "FP_wrong", "FP_ghost")}
-        values = {k: (*x, m.spread) for k, x in m.values().items() if k in keep}
+        values = {k: (*x, m.spread) for k, x in m.values.items() if k in keep}
         seen = a.found & ~a.filled
         rest = self(outcome(a, r, judged, seen), d, seen)
-        every = {k: (*x, rest.spread) for k, x in rest.values().items()}
+        every = {k: (*x, rest.spread) for k, x in rest.values.items()}
         return [
             {"rule": r.name, "filled": "only", **only, "_scores": values},
             {"rule": r.name, "filled": "without", **rest.row(), "_scores": every},
@@ -239,7 +238,7 @@ class Measure:
         for k, c in zip(CURVE, counts @ self.weights, strict=True):
             m = Numbers(c, None, none, 0, self.weights.shape[1] > 1)
             rows.append({"tolerance": k, **{x: y for x, y in m.row().items() if x not in ERRORS}})
-            x, n = m.ratios()["F1"]
+            x, n = m.ratios["F1"]
             scores.append(_score(f"F1@{k}px", x, n, m.spread, {"frame": "original", "visible": list(SEEN)}))
         return rows, scores
 

@@ -35,9 +35,11 @@ def content(view: View) -> dict[str, Any]:
     pixels = Pixels()
     rule = main_rule(view)
     curve = ball_plots.tolerance(view)
+    made = view.report.get("rule") or {}
     out = {
         "rule": {"name": rule.name, "words": rule.words().replace("<=", "≤")},
-        "resamples": (view.report.get("rule") or {}).get("resamples"),
+        "resamples": made.get("resamples"),
+        "resampled": made.get("resampled") or "rallies",
         "rules": ball_tables.rules(view),
         "splits": ball_tables.splits(view),
         "rallies": ball_tables.by_rally(view),
@@ -115,7 +117,8 @@ def _stretches(rally: int, r: Rally, kind: int) -> Iterator[_Stretch]:
 def worst(stretches: Sequence[_Stretch], count: int = STRIPS, each: int = 2) -> list[_Stretch]:
     """Those with the most badness; at most `each` of a rally before all others."""
     seen: Counter[int] = Counter()
-    first, later = [], []
+    first: list[_Stretch] = []
+    later: list[_Stretch] = []
     for s in sorted(stretches, key=lambda s: -s.badness):
         seen[s.rally] += 1
         (first if seen[s.rally] <= each else later).append(s)

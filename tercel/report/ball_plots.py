@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tercel.metrics.outcomes import FN, GHOST, TP, WRONG
 from tercel.report.ball_judge import WORDS, Rally
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 PATHS = 6  # rallies whose trajectories are drawn
 STRETCH = 360  # frames of a rally that are drawn at most: more would run together
-_WIDE = (7.6, 1.75)  # inches
+_WIDE = (8.9, 1.9)  # inches
 
 
 def tolerance(view: View) -> Plot | None:
@@ -43,6 +44,7 @@ def tolerance(view: View) -> Plot | None:
             y = np.array([score_of(r.get(key)) for r in rows])
             ax.plot(x, y, color=color, label=label, linestyle=style, marker="o" if key == "F1" else "", markersize=2.6)
         ax.set_xlim(0, float(x.max()) + 0.5)
+        ax.set_xticks([1, *range(5, int(x.max()) + 1, 5)])
         ax.set_ylim(0, 1.03)
         ax.set_xlabel("accepted distance, px of the original frame")
         ax.legend(loc="lower right", frameon=False, fontsize=7.5, handlelength=1.8)
@@ -89,13 +91,14 @@ def _path(ax: Axes, r: Rally, rows: slice, axis: int) -> None:
     gaps = np.flatnonzero(np.diff(t) > 1) + 1  # a line must not run through frames that are not there
     ax.plot(np.insert(t.astype(float), gaps, math.nan), np.insert(truth, gaps, math.nan), color=MUTED, linewidth=1.1)
     hit, off = outcome == TP, outcome == WRONG
-    for mask, color, style in (
+    styles: tuple[tuple[NDArray[np.bool_], str, dict[str, Any]], ...] = (
         (hit & ~filled, ACCENT, {"marker": "o", "markersize": 2.2}),
         (hit & filled, ACCENT, {"marker": "o", "markersize": 2.8, "fillstyle": "none", "markeredgewidth": 0.8}),
         (off & ~filled, BAD, {"marker": "o", "markersize": 2.8}),
         (off & filled, BAD, {"marker": "o", "markersize": 3.0, "fillstyle": "none"}),
         (outcome == GHOST, BAD, {"marker": "x", "markersize": 3.6, "markeredgewidth": 1.0}),
-    ):
+    )
+    for mask, color, style in styles:
         ax.plot(t[mask], pred[mask], linestyle="", color=color, **style)
     missed = t[outcome == FN]
     edge = ax.get_xaxis_transform()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from tercel.metrics.rules import RULES
@@ -57,18 +57,15 @@ def splits(view: View) -> list[dict[str, Any]]:
 
 
 def _visibility(view: View) -> dict[str, Any]:
-    rows = []
-    for r in (r for r in _rows(view, "visibility") if r.get("rule") == view.rule):
-        counts: Sequence[str] = [count(r.get(k)) for k in COUNTS]
-        # What a class cannot have is a dash: no hit without a ball, no ghost beside one.
-        empty = not r.get("balls")
-        cells = ["–", "–", counts[2], "–"] if empty else [counts[0], counts[1], "–", counts[3]]
-        error = fixed(r.get("mean_error"), 1)
-        rows.append([str(r.get("visibility")), count(r.get("frames")), *cells, fixed(r.get("recall_all")), error])
+    rows = [
+        [str(r.get("visibility")), *(count(r.get(k)) for k in ("balls", "TP", "FP_wrong", "FN")),
+         fixed(r.get("recall_all")), fixed(r.get("mean_error"), 1)]
+        for r in _rows(view, "visibility") if r.get("rule") == view.rule and r.get("balls")
+    ]  # fmt: skip
     return {
         "title": "By visibility",
         "note": "Found: the share of hits among all balls of the class.",
-        "heads": ["Ball", "Frames", "Hits", "Wrong place", "Ghosts", "Missed", "Found", "Mean, px"],
+        "heads": ["Ball", "Balls", "Hits", "Wrong place", "Missed", "Found", "Mean, px"],
         "rows": rows,
     }
 
@@ -76,7 +73,7 @@ def _visibility(view: View) -> dict[str, Any]:
 def _filled(view: View) -> dict[str, Any]:
     parts = {str(r.get("filled")): r for r in _rows(view, "filled") if r.get("rule") == view.rule}
     whole = next((r for r in _rows(view, "table") if r.get("rule") == view.rule), None)
-    named = (("all points", whole), ("without those filled in", parts.get("without")), ("filled in", parts.get("only")))
+    named = (("all", whole), ("seen", parts.get("without")), ("filled in", parts.get("only")))
     columns = ("TP", "FP_wrong", "FP_ghost")
     rows = [
         [name, *(count(r.get(k)) for k in columns), fixed(r.get("precision")), fixed(r.get("F1")),

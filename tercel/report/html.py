@@ -39,9 +39,9 @@ _MEANING = {
     "AP_large": "objects above 96² px",
 }
 _BALL_MEANING = {
-    "precision": "hits among the balls it reports",
+    "precision": "hits / balls reported",
     "recall": "hits / (hits + missed)",
-    "accuracy": "frames it is right about",
+    "accuracy": "hits and empty / frames",
     "AP": "over all score thresholds",
 }
 
@@ -105,6 +105,7 @@ def _content(view: View) -> dict[str, Any]:
         "view": view,
         "ball": ball,
         "info": view.info,
+        "recipe_name": (view.info.get("recipe") or {}).get("name") or "–",
         "title": f"{view.name} · Tercel",
         "state": _state(view),
         "tiles": [_tile(s, view) for s in view.headline],

@@ -146,7 +146,13 @@ class Overlay:
                 continue  # frames without a ball lie between: nothing says where it went
             fade = 1 - (number - t.frame[b]) / self.trail
             color = FILLED if self._is_filled(b) else FOUND
-            stroke(canvas, t.xy[[a, b]], color, max(1, round(w * (0.4 + 0.6 * fade))), alpha=0.85 * fade)
+            path = t.xy[[a, b]].copy()
+            if t.frame[b] == number:  # up to the ring: the ball itself stays in view
+                length = float(np.hypot(*(path[1] - path[0])))
+                if length <= self._radius:
+                    continue
+                path[1] += (path[0] - path[1]) * (self._radius / length)
+            stroke(canvas, path, color, max(1, round(w * (0.4 + 0.6 * fade))), alpha=0.85 * fade)
         for r in rows:
             fade = 1 - (number - t.frame[r]) / self.trail
             if t.frame[r] == number or fade <= 0:
@@ -160,7 +166,7 @@ class Overlay:
         xy, filled = self.track.xy[row], self._is_filled(row)
         sigma = self.track.sigma[row] if self.track.sigma is not None else math.nan
         if filled and self._radius < sigma < min(self.track.size) / 2:
-            ring(canvas, xy, float(sigma), FILLED, 1, alpha=0.6)
+            ring(canvas, xy, float(sigma), FILLED, max(1, self._width // 3), alpha=0.7)
         color, width = (FILLED, max(1, self._width // 2)) if filled else (FOUND, max(1, round(self._width * 0.7)))
         ring(canvas, xy, self._radius, color, width)
 
@@ -169,7 +175,7 @@ class Overlay:
         shown = [e for e in self.events if 0 <= number - e.frame < EVENT_FRAMES]
         for line, e in enumerate(shown):
             age = number - e.frame
-            alpha, color = 1 - age / EVENT_FRAMES, class_color(names.index(e.name) + 2)
+            alpha, color = min(1.0, 1.4 * (1 - age / EVENT_FRAMES)), class_color(names.index(e.name) + 2)
             xy = self._place(e.frame)
             at = np.array([0.6, 2.4 + 1.8 * line]) * self._text  # under the frame number where no ball is known
             if xy is not None:

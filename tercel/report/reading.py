@@ -270,8 +270,8 @@ def _tracks(
     from tercel.data.tracks import read_tracks
 
     sizes = {} if data is None else {r.id: r.size for r in data.records}
-    stated = ((info.get("val") or {}).get("statistics") or {}).get("sizes") or ()
-    only = tuple(map(int, str(stated[0]).split("x"))) if len(stated) == 1 else (720, 1280)
+    stated = list(((info.get("val") or {}).get("statistics") or {}).get("sizes") or ())
+    high, _, wide = str(stated[0] if len(stated) == 1 else "720x1280").partition("x")
     out: dict[str, Track] = {}
     spotted: dict[str, list[tuple[int, str, float]]] = {}
     ledger = Ledger()
@@ -281,7 +281,7 @@ def _tracks(
         if id.endswith("_events") and id not in sizes:
             spotted[id.removesuffix("_events")] = _try(partial(_read_events, file), notes, what, [])
             continue
-        size = sizes.get(id, (only[0], only[1]))
+        size = sizes.get(id, (int(high), int(wide)))
         for t in _try(partial(read_tracks, file, size=size, ledger=ledger, predictions=True), notes, what, []):
             out[id] = t.replace(name=id)
     notes += ledger.findings()

@@ -22,6 +22,7 @@ TILE = 168  # px, side of one frame of a strip
 LEAST = 56.0  # px of the original that a tile shows at least
 MAP_WIDTH = 640  # px of a heat map
 OFF: Color = class_color(5)
+BAR: Color = (214, 28, 58)  # apart from the orange of predictions
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +126,7 @@ def _tile(rally: Rally, row: int, picture: Picture, window: tuple[float, float, 
         ring(view, pred, 8, FILLED if rally.filled[row] else FOUND, 2)
     tag(view, str(int(rally.frame[row])), (2, 2), 13)
     if rally.wrong[row]:
-        stroke(view, np.array([[4.0, TILE - 4.0], [TILE - 4.0, TILE - 4.0]]), OFF, 4)
+        stroke(view, np.array([[4.0, TILE - 4.0], [TILE - 4.0, TILE - 4.0]]), BAR, 4)
     view[:, -1] = 0  # a seam between the frames
     return view
 
@@ -151,10 +152,10 @@ def heat_map(
 
     width, height = MAP_WIDTH, max(1, round(MAP_WIDTH * size[0] / size[1]))
     if ground is None:
-        canvas = np.full((height, width, 3), 40, np.float32)
+        canvas: NDArray[np.float32] = np.full((height, width, 3), 40, np.float32)
     else:
         small = cv2.resize(ground, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
-        canvas = np.repeat(small.mean(axis=2, keepdims=True), 3, axis=2) * 0.5
+        canvas = np.repeat(small.mean(axis=2, keepdims=True), 3, axis=2) * np.float32(0.5)
     columns = 48
     cells = max(1, round(columns * size[0] / size[1])), columns
     counts, _, _ = np.histogram2d(xy[:, 1], xy[:, 0], bins=cells, range=((0, 1), (0, 1)))

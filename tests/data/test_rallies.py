@@ -41,12 +41,13 @@ def point(name: str, seed: int, seconds: float = 4.0) -> Point:
 
 def drawn_centre(f: Film, shot: Shot, number: int) -> np.ndarray:
     """Centroid [2] of the ball's coverage, which is solved from the picture with and without the ball."""
-    empty = f._expose(f.stage.picture, number).astype(float)
+    x, y = (int(v) for v in shot.xy)
+    window = slice(max(0, y - 30), y + 31), slice(max(0, x - 30), x + 31)
+    empty = f._expose(f.stage.picture, number)[window].astype(float)
     step = np.array(f.style.ball) - empty
-    alpha = ((shot.image - empty) * step).sum(-1) / (step**2).sum(-1)
-    x, y = shot.xy
-    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
-    alpha = np.where((np.abs(rows - y) < 30) & (np.abs(columns - x) < 30) & (alpha > 0.02), alpha, 0)
+    alpha = ((shot.image[window] - empty) * step).sum(-1) / (step**2).sum(-1)
+    rows, columns = np.mgrid[window] + 0.5
+    alpha = np.where(alpha > 0.02, alpha, 0)
     return np.array([(alpha * columns).sum(), (alpha * rows).sum()]) / max(alpha.sum(), 1e-9)
 
 
@@ -159,6 +160,7 @@ def test_blurred_means_longer_than_two_diameters_and_absent_means_outside() -> N
 
 def test_a_ball_that_moves_fades() -> None:
     f = film("table_tennis")
+    f.stage = replace(f.stage, layers=())
     gains = []
     for length in (0.0, 10.0, 30.0):
         shot = f._shot(0, [], still_ball(f, (250, 40), -9, length), "")
@@ -272,6 +274,8 @@ def test_events_lie_where_the_ball_changes_its_course(name: str, seed: int) -> N
     told = {s for s, _ in p.events}
     assert told
     for step, _ in p.events:
+        if step == 0:  # hit out of the hand: the path begins there
+            continue
         assert max(change[max(0, step - 1) : step + 1]) > 3 * smooth[max(0, step - 1) : step + 1].min()
     for step in np.nonzero(change > smooth + 0.6)[0] + 1:
         at = np.abs(p.path[step])
@@ -310,7 +314,7 @@ def test_points_are_played_by_the_rules(name: str) -> None:
         for step, e in p.events:
             if e == "bounce" and step < p.over:
                 assert p.path[step, 2] == pytest.approx(sport.top + sport.diameter / 2, abs=0.02)
-    assert nets <= 6
+    assert 0 <= nets <= 6
 
 
 def test_the_camera_projects_as_on_paper() -> None:
@@ -330,7 +334,7 @@ def small(folder: Path, **more: object) -> Path:
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(path.open()))
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 def test_folder_holds_the_film_and_its_truth(tmp_path: Path) -> None:
@@ -471,9 +475,11 @@ def test_a_driven_ball_is_drawn_where_it_shall_be() -> None:
     xy[10:13] = np.nan
     style = replace(match_style(np.random.default_rng(0), TABLE_TENNIS, 1).plain(), pan=5.0)
     f = Film(np.random.default_rng(1), style, TABLE_TENNIS, frames=30, size=SIZE, fps=30.0, drive=Drive(xy))
+    f.stage = replace(f.stage, layers=())
     shots = list(f)
     assert [i for i, s in enumerate(shots) if s.visibility == ABSENT] == [10, 11, 12]
     off = [np.hypot(*(drawn_centre(f, s, i) - xy[i])) for i, s in enumerate(shots) if s.visibility != ABSENT]
+    assert np.median(off) < 0.05
     assert np.max(off) < 0.3
 
 

@@ -147,7 +147,7 @@ def test_names_and_groups(tmp_path: Path) -> None:
     text = "Frame,Visibility,X,Y\n0,1,1,2\n"
     for name in ("match2/csv/1_01_00_ball.csv", "match1/ball_trajectory/1_02.csv", "match1/corrected_csv/a_ball.csv"):
         read(tmp_path / name, text)
-    read(tmp_path / "match2/clip_events.csv", "Frame,Event\n0,hit\n")
+    (tmp_path / "match2/clip_events.csv").write_text("Frame,Event\n0,hit\n")
     rallies, _ = read(tmp_path)
     names = [(r.track.name, r.track.group) for r in rallies]
     assert names == [("match1/1_02", "match1"), ("match1/a", "match1"), ("match2/1_01_00", "match2")]

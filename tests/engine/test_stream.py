@@ -54,7 +54,7 @@ class FakeHead:
 
     def maps(self, raw: Tensor) -> Tensor:
         """raw [B,T] frame contents -> [B,A,3,cells]."""
-        at = torch.tensor(clips.answered(self.clip))
+        at = torch.tensor(self.clip.answered)
         own = raw[:, at][..., None] + 1
         p = torch.frac(
             own * torch.arange(1, CELLS + 1) * 0.377 + raw.sum(1)[:, None, None] * 0.113 + at[:, None] * 0.21
@@ -109,7 +109,7 @@ def starts_by_hand(n: int, clip: Clip, hop: int) -> list[int]:
 
 def by_hand(n: int, clip: Clip, hop: int, first: int) -> dict[int, tuple[Tensor, Tensor]]:
     """Means per frame over the windows that count, from the definition."""
-    head, answers = FakeHead(clip), clips.answered(clip)
+    head, answers = FakeHead(clip), clip.answered
     step = (hop or len(answers)) * clip.stride
     known: dict[int, list[tuple[Tensor, Tensor]]] = {}
     last: dict[int, int] = {}
@@ -139,14 +139,14 @@ CASES = [
     for t in (1, 3, 5, 8)
     for answers in ("all", "last", "middle")
     for hop in range(0, (t if answers == "all" else 1) + 1)
-    for n in sorted({1, 2, t - 1, t, t + 1, 2 * t, 2 * t + 3} - {0})
+    for n in sorted({1, t - 1, t, t + 1, 2 * t + 3} - {0})
 ]
 STRIDED = [
     (Clip(frames=t, stride=s, answers=answers), hop, n)
     for t, s in ((1, 2), (3, 2), (3, 3), (4, 5))
     for answers in ("all", "last", "middle")
     for hop in (0, 1)
-    for n in (1, 2, s, t * s - 1, t * s, t * s + 1, 2 * t * s + 2)
+    for n in (1, s, t * s - 1, t * s + 1, 2 * t * s + 2)
 ]
 
 
@@ -161,12 +161,12 @@ def test_windows_are_those_of_the_data_set(cases: list[tuple[Clip, int, int]]) -
         assert len(made) == len(cut), (clip, hop, n)
         for ours, theirs in zip(sorted(made, key=lambda w: _start(w.numbers, clip)), cut, strict=True):
             assert [int(p[0, 0, 0]) for p in ours.pictures] == [int(str(f.path)) for f in theirs.frames], (clip, hop, n)
-            numbers = clips.window_frames(theirs, rally, clip)[list(clips.answered(clip))]
+            numbers = clips.window_frames(theirs, rally, clip)[list(clip.answered)]
             assert ours.numbers.tolist() == numbers.tolist(), (clip, hop, n)
 
 
 def _start(numbers: NDArray[np.int64], clip: Clip) -> int:
-    return int(numbers[0]) - clips.answered(clip)[0] * clip.stride
+    return int(numbers[0]) - clip.answered[0] * clip.stride
 
 
 @pytest.mark.parametrize("cases", [CASES, STRIDED], ids=["stride1", "strided"])
@@ -260,8 +260,11 @@ def test_an_answer_that_comes_too_late_is_noticed() -> None:
     ensemble = Ensemble(Clip(frames=2), 1)
     maps = torch.zeros(2, 3, 1)
     assert [a.frame for a in ensemble.add(np.array([0, 1]), maps, None, later=1)] == [0]
-    with pytest.raises(ValueError, match="frame 0 was let go"):
+    with pytest.raises(ValueError, match="in the order of their starts"):
         ensemble.add(np.array([0, 1]), maps, None, later=1)
+    assert [a.frame for a in ensemble.add(np.array([1, 2]), maps, None, later=5)] == [1, 2]
+    with pytest.raises(ValueError, match="frame 2 was let go"):
+        ensemble.add(np.array([2, 3]), maps, None, later=6)
 
 
 # -- pictures, places, background ---------------------------------------------------------------------------------

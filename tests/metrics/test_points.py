@@ -398,8 +398,8 @@ def test_it_is_fast_enough_for_every_epoch():
     truth, pred = noisy(0, 25, frames=200)
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         report = judge_points(truth, pred, resamples=0)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert isinstance(report, PointReport)
-    assert min(times) < 0.1, "about 15 ms on a quiet machine"
+    assert min(times) < 0.1, "about 16 ms"

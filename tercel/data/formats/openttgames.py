@@ -165,7 +165,7 @@ def _track(file: Path, size: tuple[int, int], name: str, group: str) -> Track:
             raise TercelError(f"{where}: {json.dumps(point)[:60]} is no place", 'write {"x": 960, "y": 540}') from e
         if x == y == -1:
             continue
-        if not (np.isfinite([x, y]).all() and x >= 0 and y >= 0):
+        if not (np.isfinite([x, y]).all() and x >= -0.5 and y >= -0.5):
             raise TercelError(f"{where}: x = {x:g}, y = {y:g}", "both are -1 where there is no ball")
         xy[i] = x + 0.5, y + 0.5
     h, w = size

@@ -221,7 +221,7 @@ def _row(cell: dict[str, str], folder: Path, where: str) -> _Row:
 
 def _from_yolo(path: Path, options: Options, ledger: Ledger) -> list[_Row]:
     """Rows out of names and label files, the boxes in shares already multiplied by the picture's size."""
-    data = yolo.read(path, None, dataclasses.replace(options, classes=None))
+    data = yolo.read(path, None, dataclasses.replace(options, classes=None, as_written=True))
     ledger.extend(f for f in data.findings if f.check != "data.negatives")
     names = data.schema.classes
     wanted = [i for i, n in enumerate(names) if balls.CLASS in n.lower()] or [0]

@@ -1,9 +1,10 @@
 """TrackNet trees: `<match>/video/<rally>.mp4` or `<match>/frame/<rally>/<n>.png`, with `<match>/csv/<rally>_ball.csv`.
 
 The folder of labels may also be called ball_trajectory or corrected_csv, and the csv may lie directly in a folder; the
-columns are those of tercel/data/tracks.py. Matches may lie in folders of splits (train, val, test), and `#` takes the
-names of splits or of matches. A rally is called after its path ("match1/1_05_03"), its group is its match. Labels can
-be judged without any video (pictures=False).
+columns are those of tercel/data/tracks.py. TrackNet's tennis set (`<game>/<clip>/Label.csv` beside its pictures) is
+read too. Matches may lie in folders of splits (train, val, test), and `#` takes the names of splits or of matches. A
+rally is called after its path ("match1/1_05_03"), its group is its match. Labels can be judged without footage
+(pictures=False).
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def read(path: Path, split: str | None = None, options: Options | None = None) -
     """
     options, ledger = options or Options(), Ledger()
     source = f"{path}#{split}" if split else str(path)
-    chosen = _chosen(path, split)
+    chosen = _chosen(path, split, ledger)
     assumed = tracks.ASSUMED[0] if options.pictures else tracks.assumed_size([file for file, _, _ in chosen])
     rallies, values, medias = [], [], []
     missing = 0
@@ -151,17 +152,17 @@ def _likely(name: str) -> bool:
     return name.lower() in {*CSV_FOLDERS, *SPLITS} or name.lower().startswith("match")
 
 
-def _tables(path: Path) -> list[tuple[Path, str, str]]:
+def _tables(path: Path, ledger: Ledger | None = None) -> list[tuple[Path, str, str]]:
     """(file, name, group) of every csv, by its path within `path`."""
     if path.is_file():
         return [(path, tracks.rally_name(path, path.parent)[0], "")]
-    return [(f, *tracks.rally_name(f, path)) for f in tracks.find_tables(path)]
+    return [(f, *tracks.rally_name(f, path)) for f in tracks.find_tables(path, ledger)]
 
 
-def _chosen(path: Path, split: str | None) -> list[tuple[Path, str, str]]:
+def _chosen(path: Path, split: str | None, ledger: Ledger) -> list[tuple[Path, str, str]]:
     """The tables of a split or of some matches. Within one split the names are relative to it; groups never are, for
     match1 of the test set is another match than match1 of the training set."""
-    tables = _tables(path)
+    tables = _tables(path, ledger)
     chosen = tables
     if split is not None:
         groups = {g for _, _, g in tables if g}

@@ -269,7 +269,7 @@ class Film:
         rng, t = self.rng, np.arange(self.frames) / self.fps
         swing = sum(np.sin(2 * np.pi * rate * t[:, None] + rng.uniform(0, 6, 2)) for rate in rng.uniform(0.05, 0.3, 2))
         moved = self.style.pan / 2 * swing * (1.0, 0.3) + rng.normal(0, 1, (self.frames, 2)) * self.style.jitter
-        return np.clip(moved, 2 - self.margin, self.margin - 2) * (self.style.pan + self.style.jitter > 0)
+        return np.asarray(np.clip(moved, 2 - self.margin, self.margin - 2) * (self.style.pan + self.style.jitter > 0))
 
     def _noise(self) -> NDArray[np.int16] | None:
         """A tile of sensor noise, larger than the picture, partly common to the three channels and a little coarse."""
@@ -281,7 +281,7 @@ class Film:
         rng = self.rng
         tile = rng.standard_normal((h, w, 3), np.float32) * 0.6 + rng.standard_normal((h, w, 1), np.float32) * 0.8
         tile = cv2.GaussianBlur(tile, (0, 0), 0.5)
-        return np.rint(tile * (self.style.noise / tile.std())).astype(np.int16)
+        return np.asarray(np.rint(tile * (self.style.noise / tile.std())), np.int16)
 
     def _expose(self, stage: Image, f: int) -> Image:
         """Cut frame f out of the stage, with the sensor's noise and a brightness of its own."""

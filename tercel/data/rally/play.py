@@ -14,7 +14,7 @@ import numpy as np
 from tercel.data.rally.physics import Flight, Floats, Sport, Vector, aim
 
 _COARSE = 0.006  # s per step of a trial
-_FAULTS = 0.1  # share of the strokes that may end in the net
+_FAULTS = 0.08  # share of the strokes that end in the net
 
 
 _DELAY = {"badminton": (0.0, 0.0), "table_tennis": (0.16, 0.32), "tennis": (0.3, 0.55)}  # bounce to stroke, s
@@ -68,20 +68,21 @@ def first_contact(sport: Sport, rng: np.random.Generator, side: int) -> tuple[Ve
 
 
 def stroke(flight: Flight, rng: np.random.Generator, side: int, serve: bool) -> Plan:
-    """A stroke from where the ball is. One in ten may end in the net; all others clear it."""
+    """A stroke from where the ball is. Some end in the net; the others are drawn again until they do not."""
     draw = _shuttle if flight.sport.name == "badminton" else _bouncing
-    fault = not serve and rng.random() < _FAULTS
+    if not serve and rng.random() < _FAULTS:
+        missed = _fault(flight, rng, side)
+        if missed is not None and "net" in _try(flight, missed):
+            return missed
     plan = None
     for attempt in range(40):
         candidate = draw(flight, rng, side, serve, attempt)
         if candidate is None:
             continue
         plan = candidate
-        seen = _try(flight, candidate)
-        if fault and "net" in seen:
-            break
         wanted = tuple(f"bounce{b}" for b in candidate.bounces)
-        if "net" not in seen and (not fault or attempt > 8) and seen[: len(wanted)] == wanted:
+        seen = _try(flight, candidate)
+        if "net" not in seen and seen[: len(wanted)] == wanted:
             break
     if plan is None:  # a ball that nobody could play: it is patted up
         plan = Plan((0.0, -2.0 * side, 3.0), (0.0, 0.0, 0.0), (-side,) if flight.sport.name != "badminton" else (), 1.0)
@@ -103,6 +104,18 @@ def _try(flight: Flight, plan: Plan) -> tuple[str, ...]:
             inside = trial.p[2] > sport.top and abs(trial.p[0]) < sport.width / 2 and abs(y) < sport.length / 2
             seen.append("net" if name == "net" else f"bounce{1 if y > 0 else -1}" if inside else "floor")
     return tuple(seen)
+
+
+def _fault(flight: Flight, rng: np.random.Generator, side: int) -> Plan | None:
+    """A stroke into the net."""
+    sport, (x, y, _) = flight.sport, flight.p
+    height = sport.top + sport.net_foot + rng.uniform(0.25, 0.85) * (sport.net - sport.net_foot)
+    end = (x * 0.6 + rng.uniform(-0.1, 0.1) * sport.width, -side * 0.02, height)
+    speed = {"badminton": 11.0, "table_tennis": 6.0, "tennis": 22.0}[sport.name] * rng.uniform(0.8, 1.3)
+    seconds = abs(y) / speed
+    velocity = aim(flight.p, end, seconds, sport.drag, (0.0, 0.0, 0.0))
+    bounces = () if sport.name == "badminton" else (-side,)
+    return None if velocity is None else Plan(velocity, (0.0, 0.0, 0.0), bounces, seconds + 0.2)
 
 
 def _shuttle(flight: Flight, rng: np.random.Generator, side: int, serve: bool, attempt: int) -> Plan | None:

@@ -82,7 +82,7 @@ def _light(rng: np.random.Generator, image: NDArray[np.float32]) -> NDArray[np.f
     fine = cv2.resize(rng.normal(0, 0.035, (h // 2, w // 2)).astype(np.float32), (w, h))
     coarse = cv2.resize(rng.normal(0, 0.07, (6, 9)).astype(np.float32), (w, h), interpolation=cv2.INTER_CUBIC)
     gain = 1.05 - 0.16 * (x * x + y * y) + fine + coarse
-    return image * gain[..., None]
+    return np.asarray(image * gain[..., None], np.float32)
 
 
 def _court(style: Style, sport: Sport, pen: Pen) -> None:
@@ -181,11 +181,11 @@ def _layer(draw: Any, camera: Camera, size: tuple[int, int], key: float, softnes
     colour, alpha = np.zeros((h * ZOOM, w * ZOOM, 3), np.uint8), np.zeros((h * ZOOM, w * ZOOM), np.uint8)
     draw(Pen(colour, camera), 0)
     draw(Pen(alpha, camera), 1)
-    share = alpha.astype(np.float32) / np.float32(255)
+    share: NDArray[np.float32] = alpha.astype(np.float32) / np.float32(255)
     # Colours are averaged with their alpha, or the black around them would bleed in.
     weighted = _soften(cv2.resize(colour * share[..., None], (w, h), interpolation=cv2.INTER_AREA), softness)
     share = _soften(cv2.resize(share, (w, h), interpolation=cv2.INTER_AREA), softness)
     y, x = np.nonzero(share > 0.004)
     rows, columns = (slice(int(v.min()), int(v.max()) + 1) if len(v) else slice(0, 0) for v in (y, x))
-    share, weighted = share[rows, columns, None], weighted[rows, columns]
-    return Layer(key, rows, columns, share, weighted / np.maximum(share, np.float32(1e-3)))
+    cut, weighted = share[rows, columns, None], weighted[rows, columns]
+    return Layer(key, rows, columns, cut, np.asarray(weighted / np.maximum(cut, np.float32(1e-3)), np.float32))

@@ -13,11 +13,12 @@ from tercel.core.schema import Schema
 from tercel.models.heads.ball_grid import Grid
 from tercel.models.heads.ball_heatmap import Heatmap
 from tercel.models.heads.boxes import DenseBoxes
+from tercel.models.heads.common import Head
 
 
 def build_head(
     config: BoxHead | BallHeatmap | BallGrid, schema: Schema, strides: Sequence[int], clip: Clip
-) -> DenseBoxes | Heatmap | Grid:
+) -> Head:
     """The head that a configuration class stands for.
 
     Args:

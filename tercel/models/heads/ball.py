@@ -193,7 +193,8 @@ class EventNet(nn.Module):
             place = at @ torch.stack([x.expand(h, w).flatten(), y[:, None].expand(h, w).flatten()], 1)  # [B,A,2]
             seen = [flat.mean(-1), flat.amax(-1), around.flatten(1), place.flatten(1)]
             logits: Tensor = self.out(self.act(self.hidden(torch.cat(seen, 1))))
-            return logits.unflatten(1, (self.answered, -1))
+            out: Tensor = logits.unflatten(1, (self.answered, -1))
+            return out
 
 
 def event_loss(logits: Tensor, targets: BallTargets) -> Tensor:

@@ -182,7 +182,8 @@ class Grid:
             return low - SPARE + (high - low + 2 * SPARE) * values.sigmoid()
         bins = torch.linspace(low, high, self.config.bins, device=values.device)
         share = values.unflatten(-1, (2, self.config.bins)).softmax(-1)
-        return (share * bins).sum(-1)  # no matrix product: autocast would make it a half-precision one
+        mean: Tensor = (share * bins).sum(-1)  # no matrix product: autocast would make it a half-precision one
+        return mean
 
     def to_bins(self, wanted: Tensor) -> Tensor:
         """Places in cells -> units of bins, 0..K-1."""
