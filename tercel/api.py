@@ -431,13 +431,13 @@ def predict(
         TercelError: nothing found, nothing readable, or `out` not empty.
     """
     run = Run.open(path)
-    balls = run.recipe.task == "ball"
+    model, recipe, schema, _ = checkpoint.load_detector(checkpoint_path(run, which))
+    balls = recipe.task == "ball"
     footage = find_footage(media) if balls else []
     paths = [] if balls else find_pictures(media)
     _make_folder(out)  # before the work that would be in vain
     if any(out.iterdir()):
         raise TercelError(f"{out} is not empty and nothing in it will be overwritten", "choose another --out")
-    model, recipe, schema, _ = checkpoint.load_detector(checkpoint_path(run, which))
     if balls and min_score is not None:  # of a ball it is the score from which a frame has one
         recipe = replace(
             recipe, evaluate=replace(recipe.evaluate, ball=replace(recipe.evaluate.ball, threshold=min_score))

@@ -447,7 +447,11 @@ TRAINING = [
           "evaluate.select=AQ")),
     train("a network that cannot be", nothing, 2, "no network can be built", words=("--set", "model.neck.width=17")),
     train("a kind that does not exist", nothing, 2, "is not one of Fpn, Pan", words=("--set", "model.neck=Pna")),
-    train("another task", nothing, 2, "task 'ball' cannot be trained yet", words=("--set", "task=ball")),
+    train("another task", nothing, 2, "task 'oriented' cannot be trained yet", words=("--set", "task=oriented")),
+    train("another task's head", nothing, 2, "'ball' needs a head of its own", "set model.head=BallHeatmap",
+          words=("--set", "task=ball")),
+    train("a clip for boxes", nothing, 2, "boxes are found on still pictures", words=("--set", "model.clip.frames=3")),
+    train("weights of no run", nothing, 2, "nowhere", words=("--start", "nowhere")),
     train("no GPU", nothing, 2, "finds no CUDA device", "train.device=cpu", words=("--set", "train.device=cuda")),
 ]  # fmt: skip
 
@@ -818,7 +822,7 @@ def test_ctrl_c_outside_the_loop(where: str, place: Path, tercel: Run, monkeypat
     given = ["train", "boxes", "--train", "yolo:yolo#train", "--val", "yolo:yolo#val", "--out", "runs", "--name", "n"]
     before = snapshot(place)
     with monkeypatch.context() as patch:
-        patch.setattr(*((source, "read", stop) if where == "read" else (api, "judge", stop)))
+        patch.setattr(*((source, "read", stop) if where == "read" else (api, "write_evaluation", stop)))
         said = tercel(*given, *SET)
     check(said, 130, ("stopped",), before, place)
     if where == "read":

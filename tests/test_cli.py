@@ -130,7 +130,7 @@ def test_version(tercel: Run) -> None:
         (["recipes", "boxes"], "unexpected extra argument"),
         (["score", "--truth", "nowhere", "--pred", "y"], "nowhere does not exist"),
         (["show", "bxes"], "there is no recipe 'bxes'"),
-        (["demo", "ball"], "there is no demo 'ball'"),
+        (["demo", "oriented"], "there is no demo 'oriented'"),
     ],
 )
 def test_misuse_is_2_and_says_why(tercel: Run, words: list[str], message: str) -> None:

@@ -315,3 +315,11 @@ def test_messages_are_quoted_as_they_appear(tmp_path: Path, monkeypatch: pytest.
     quoted = [shape(q) for q in (*re.findall(r"``(.+?)``", text), *spans(text))]
     for message, _ in refusals():
         assert any(shape(message) in q or (len(q) > 15 and shape(message).startswith(q)) for q in quoted), message
+
+
+def test_pitfalls_name_tests_that_exist_and_leave_no_id_out() -> None:
+    text = (ROOT / "docs/pitfalls.md").read_text()
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
+        assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.M), f"{path}::{name}"
+    for system, count in (("shuttle", 37), ("pingpong", 28)):
+        assert re.findall(rf"^\| {system}-(\d+) \|", text, re.M) == [str(i + 1) for i in range(count)]

@@ -30,9 +30,7 @@ class Task(Protocol):
     def training(self, dataset: Dataset) -> Dataset:
         """The records that the training loader walks over (for clips: windows)."""
 
-    def loader(
-        self, dataset: Dataset, *, rank: int = 0, world: int = 1, store: PictureStore | None = None
-    ) -> Any:
+    def loader(self, dataset: Dataset, *, rank: int = 0, world: int = 1, store: PictureStore | None = None) -> Any:
         """This rank's share of the data set, without augmentation and in order; None when it gets nothing."""
 
     def detect(
@@ -65,9 +63,7 @@ class BoxTask:
     def training(self, dataset: Dataset) -> Dataset:
         return dataset
 
-    def loader(
-        self, dataset: Dataset, *, rank: int = 0, world: int = 1, store: PictureStore | None = None
-    ) -> Loader:
+    def loader(self, dataset: Dataset, *, rank: int = 0, world: int = 1, store: PictureStore | None = None) -> Loader:
         return plain_loader(dataset, self.recipe.data, self.recipe.evaluate, rank=rank, world=world, store=store)
 
     def detect(

@@ -178,6 +178,9 @@ def doubts(a: Aligned, ledger: Ledger) -> None:
         ledger.add("score.nothing_to_find", Severity.WARNING,
                    "the truth holds no ball, so recall, F1 and AP are undefined")  # fmt: skip
         return
+    if (a.visibility > 0).all():
+        message = "every frame of the truth has a ball: nothing here shows how often one is seen where none is"
+        ledger.add("score.no_absent", Severity.INFO, message)
     wide = a.size[:, ::-1].astype(np.float64)
     place = a.place[a.found]
     outside = int(((place < 0) | (place > wide[a.found])).any(axis=1).sum())

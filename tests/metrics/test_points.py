@@ -403,3 +403,15 @@ def test_it_is_fast_enough_for_every_epoch():
         times.append(time.process_time() - start)
     assert isinstance(report, PointReport)
     assert min(times) < 0.1, "about 16 ms"
+
+
+def test_a_truth_without_empty_frames_says_so() -> None:
+    ball = Track((288, 512), [0, 1], [1, 1], [[5.5, 5.5], [9.5, 9.5]], name="a")
+    empty = Track((288, 512), [0, 1], [1, 0], [[5.5, 5.5], [0, 0]], name="a")
+    found = Track((288, 512), [0, 1], [1, 1], [[5.5, 5.5], [9.5, 9.5]], [0.9, 0.9], name="a")
+
+    def checks(truth: Track) -> set[str]:
+        return {f.check for f in judge_points([truth], [found], resamples=0).findings}
+
+    assert "score.no_absent" in checks(ball)
+    assert "score.no_absent" not in checks(empty)

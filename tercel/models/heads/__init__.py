@@ -16,9 +16,7 @@ from tercel.models.heads.boxes import DenseBoxes
 from tercel.models.heads.common import Head
 
 
-def build_head(
-    config: BoxHead | BallHeatmap | BallGrid, schema: Schema, strides: Sequence[int], clip: Clip
-) -> Head:
+def build_head(config: BoxHead | BallHeatmap | BallGrid, schema: Schema, strides: Sequence[int], clip: Clip) -> Head:
     """The head that a configuration class stands for.
 
     Args:
