@@ -21,7 +21,10 @@ from tercel.core.files import read_json, write_atomic, write_json
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "docs/benchmarks.json", ROOT / "docs/benchmarks.md"
 # In the order of the page; the quick ones first.
-NAMES = ("parity", "ceiling", "startup", "score_speed", "assign_speed", "loader_speed", "train_speed", "blood_cells")
+NAMES = (
+    "parity", "ceiling", "startup", "score_speed", "assign_speed", "loader_speed", "train_speed", "blood_cells",
+    "ball_rules", "ball_ceiling", "ball_speed", "ball_demo", "tennis",
+)  # fmt: skip
 
 HEAD = """# Benchmarks
 
