@@ -18,9 +18,9 @@ from tercel.core.record import Event
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
-# Half the side of the painted square, as a share of the canvas width (10 px of 512), and how much of the step from
-# frame to frame a moving ball smears over: half of it, to both sides, at a shutter of 180 degrees.
-REACH, SMEAR = 10 / 512, 0.25
+# Radius of what is painted over, as a share of the canvas width (6 px of 512: a ball and its edge), and how much of
+# the step from frame to frame a moving ball smears over: half of it, to both sides, at a shutter of 180 degrees.
+REACH, SMEAR = 6 / 512, 0.25
 # Events that look alike when a clip runs backwards. A net ball or a serve does not.
 REVERSIBLE = {"bounce", "hit"}
 
@@ -79,7 +79,7 @@ def _by_frame(objects: Objects, count: int) -> Floats:
 
 
 def reaches(seen: Floats, width: int) -> NDArray[np.int64]:
-    """Half the side in px of the square that holds the ball and its smear in each frame, i64 [T]."""
+    """Radius in px of the disc that holds the ball and its smear in each frame, i64 [T]."""
     step = np.linalg.norm(np.diff(seen, axis=0), axis=1) if len(seen) > 1 else np.zeros(0)
     step = np.nan_to_num(step)
     around = np.maximum(np.concatenate([[0.0], step]), np.concatenate([step, [0.0]]))
@@ -87,8 +87,8 @@ def reaches(seen: Floats, width: int) -> NDArray[np.int64]:
 
 
 def erase(frames: Pixels, seen: Floats) -> None:
-    """Paint the ball over in every frame u8 [T,H,W,3], with what another frame shows there, else with its border's
-    mean colour. (A black square, the usual way, is itself a sign that no ball is there.)"""
+    """Paint the ball over in every frame u8 [T,H,W,3]: with what another frame shows there, else with what surrounds it
+    (inpainting of Telea 2004). A black square, the usual way, is itself a sign that no ball is there."""
     original = frames.copy()
     for t in np.flatnonzero(np.isfinite(seen).all(1)).tolist():
         _erase_one(frames, original, seen, t)
@@ -105,10 +105,13 @@ def _erase_one(frames: Pixels, original: Pixels, seen: Floats, t: int) -> None:
     u = int(distance.argmax())
     if distance[u] > reach[t] + reach[u]:
         frames[t, y, x] = original[u, y, x]
-    else:
-        patch = original[t, y, x]
-        border = np.concatenate([patch[0], patch[-1], patch[:, 0], patch[:, -1]])
-        frames[t, y, x] = np.rint(border.mean(0)).astype(np.uint8)
+        return
+    import cv2
+
+    # A margin around the disc, so that there is something to continue.
+    y, x = _square(seen[t], int(reach[t]) + 4, frames.shape[1:3])
+    patch = np.ascontiguousarray(original[t, y, x])
+    frames[t, y, x] = cv2.inpaint(patch, (_rim(seen[t], y, x) <= reach[t]).astype(np.uint8), 3, cv2.INPAINT_TELEA)
 
 
 def move(frames: Pixels, seen: Floats, shift: tuple[int, int]) -> None:
@@ -124,9 +127,7 @@ def move(frames: Pixels, seen: Floats, shift: tuple[int, int]) -> None:
     for t in np.flatnonzero(np.isfinite(seen).all(1)).tolist():
         y, x = _square(seen[t], int(reach[t]), size)
         difference = original[t, y, x].astype(np.float32) - frames[t, y, x]
-        yy, xx = np.mgrid[y, x].astype(np.float32) + 0.5
-        rim = np.maximum(np.abs(yy - seen[t, 1]), np.abs(xx - seen[t, 0])) / (reach[t] + 0.5)
-        difference *= np.clip(2 - 2 * rim, 0, 1)[..., None]
+        difference *= np.clip(2 - 2 * _rim(seen[t], y, x) / (reach[t] + 0.5), 0, 1)[..., None]
         ny, nx = slice(y.start + shift[1], y.stop + shift[1]), slice(x.start + shift[0], x.stop + shift[0])
         cy, cx = slice(max(ny.start, 0), min(ny.stop, size[0])), slice(max(nx.start, 0), min(nx.stop, size[1]))
         if cy.stop <= cy.start or cx.stop <= cx.start:
@@ -152,6 +153,12 @@ def _shifted(objects: Objects, shift: tuple[int, int]) -> Objects:
     step = np.array(shift, np.float32)
     points = None if objects.points is None else objects.points + step
     return objects.replace(points=points, boxes=objects.boxes + np.concatenate([step, step]))
+
+
+def _rim(centre: Floats, y: slice, x: slice) -> NDArray[np.float32]:
+    """Distance in px of the pixels of a window from the centre, f32 [h,w]."""
+    yy, xx = np.mgrid[y, x].astype(np.float32) + 0.5
+    return np.asarray(np.hypot(yy - np.float32(centre[1]), xx - np.float32(centre[0])), np.float32)
 
 
 def _square(centre: Floats, reach: int, size: tuple[int, ...]) -> tuple[slice, slice]:

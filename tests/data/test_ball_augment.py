@@ -17,12 +17,12 @@ PLACES = np.array([[40.5, 30.5], [60.5, 34.5], [82.5, 41.5]], np.float32)
 
 
 def window(places=PLACES):
-    """A grey ramp with a white 5 x 5 ball in each frame, and its truth."""
+    """A grey ramp with a white 3 x 3 ball in each frame, and its truth."""
     frames = np.empty((len(places), *SIZE, 3), np.uint8)
     frames[...] = (40 + np.arange(SIZE[1]) // 2)[None, None, :, None]
     for f, (x, y) in zip(frames, places, strict=True):
         if np.isfinite(x):
-            f[int(y) - 2 : int(y) + 3, int(x) - 2 : int(x) + 3] = 255
+            f[int(y) - 1 : int(y) + 2, int(x) - 1 : int(x) + 2] = 255
     rows = np.flatnonzero(np.isfinite(places[:, 0]))
     xy = places[rows]
     truth = Objects(
