@@ -133,6 +133,14 @@ class Objects:
         """A copy with other columns (or another size)."""
         return dataclasses.replace(self, **changes)
 
+    def _with(self, size: tuple[int, int], **columns: NDArray[Any] | None) -> Objects:
+        """As `replace`, for columns computed from checked ones: they keep dtype and shape and are not checked again.
+
+        The loader moves objects a few thousand times a second; checking them each time costs as much as the pixels.
+        """
+        given = {n: _frozen(c) for n, c in columns.items() if c is not None}
+        return Objects._trusted(size, {n: getattr(self, n) for n in self.columns} | given)
+
     @staticmethod
     def empty(size: tuple[int, int], like: Objects | None = None) -> Objects:
         """No objects; with the columns of `like` when it is given."""

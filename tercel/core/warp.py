@@ -135,7 +135,7 @@ class Warp:
         box_points = obb_corners(obbs) if obbs is not None else self.points(box_corners(o.boxes))
         boxes = hull(box_points) if len(o) else o.boxes
         area = None if o.area is None else o.area * np.float32(self.scale**2)
-        out = o.replace(size=self.dst, boxes=boxes, obbs=obbs, points=points, visible=visible, area=area)
+        out = o._with(self.dst, boxes=boxes, obbs=obbs, points=points, visible=visible, area=area)
         if not clip or not len(out):
             return out
         cut = clip_boxes(out.boxes, self.dst)

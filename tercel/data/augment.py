@@ -139,7 +139,8 @@ def visible_objects(
     whole = box_area(objects.boxes)
     inner = _ordered(clip_boxes(objects.boxes, warp.src))
     inside = box_area(inner)
-    moved = warp.objects(objects if np.array_equal(inner, objects.boxes) else objects.replace(boxes=inner), flip_index)
+    whole_boxes = np.array_equal(inner, objects.boxes)
+    moved = warp.objects(objects if whole_boxes else objects._with(objects.size, boxes=inner), flip_index)
     cut = _ordered(clip_boxes(moved.boxes, warp.dst))
     full, kept = box_area(moved.boxes), box_area(cut)
     share = np.divide(kept, full, out=np.zeros_like(kept), where=full > 0)
@@ -155,9 +156,8 @@ def visible_objects(
     if moved.area is not None:
         of_whole = np.divide(inside, whole, out=np.zeros_like(inside), where=whole > 0)
         columns["area"] = moved.area * share * of_whole
-    if stays.all():
-        return moved.replace(**{n: v for n, v in columns.items() if v is not getattr(moved, n)}), 0
-    return moved.replace(**columns)[stays], int((~stays).sum())
+    kept_objects = moved._with(moved.size, **columns)
+    return (kept_objects, 0) if stays.all() else (kept_objects[stays], int((~stays).sum()))
 
 
 def _ordered(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
