@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -298,8 +297,8 @@ def test_coco_fixtures(shared: Path) -> None:
         )
 
 
-def test_five_thousand_pictures_are_read_quickly(tmp_path: Path) -> None:
-    """36,781 truths and 43,700 detections; the bound is loose because test machines are busy."""
+def test_five_thousand_pictures_lose_nothing(tmp_path: Path) -> None:
+    """36,781 truths and 43,700 detections; how long it takes is a benchmark (score_speed)."""
     rng = np.random.default_rng(0)
 
     def boxes(n: int) -> list[list[float]]:
@@ -322,9 +321,7 @@ def test_five_thousand_pictures_are_read_quickly(tmp_path: Path) -> None:
         for o, c, b in zip(owner, cats, boxes(dets), strict=True)
     ]
     (tmp_path / "dt.json").write_text(json.dumps(results))
-    start = time.perf_counter()
     d = source.read(f"coco:{tmp_path / 'gt.json'}", pictures=False)
     found = read_predictions(tmp_path / "dt.json", d)
-    assert time.perf_counter() - start < 2.5
     assert sum(len(r.objects) for r in d.records) == rows
     assert sum(len(o) for o in found.values()) == dets

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -58,11 +57,9 @@ def test_corners_are_read_as_continuous_coordinates(tmp_path: Path) -> None:
     assert r.source == f"{tmp_path / 'Annotations' / 'a.xml'}:3"
 
 
-def test_bccd_its_two_bad_boxes_and_its_speed(shared: Path) -> None:
-    start = time.perf_counter()
+def test_bccd_and_its_two_bad_boxes(shared: Path) -> None:
     train = voc.read(shared / "data/bccd/BCCD", "trainval")
     test = voc.read(shared / "data/bccd/BCCD", "test")
-    assert time.perf_counter() - start < 2
     assert (len(train), len(test)) == (292, 72)
     assert train.schema == test.schema
     assert train.schema.classes == ("Platelets", "RBC", "WBC")
