@@ -5,6 +5,7 @@ A whole augmentation chain folds into ONE warp, so pixels are resampled once and
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,10 +39,10 @@ class Warp:
         m = np.array(self.matrix, dtype=np.float64)
         if m.shape != (3, 3) or not np.isfinite(m).all() or np.abs(m[2] - (0, 0, 1)).max() > 1e-8:
             raise ValueError(f"matrix is a finite affine [3,3] with last row 0 0 1, not {m.tolist()}")
-        if abs(np.linalg.det(m)) < 1e-12:
-            raise ValueError("the warp is singular: it flattens the picture")
         m.setflags(write=False)
         object.__setattr__(self, "matrix", m)
+        if abs(self.determinant) < 1e-12:
+            raise ValueError("the warp is singular: it flattens the picture")
 
     # -- construction -------------------------------------------------------------------------------------------
 
@@ -82,14 +83,20 @@ class Warp:
     # -- properties ---------------------------------------------------------------------------------------------
 
     @property
+    def determinant(self) -> float:
+        """Of the linear part: the area ratio, negative when the picture is mirrored."""
+        (a, b, _), (c, d, _), _ = self.matrix.tolist()
+        return float(a * d - b * c)
+
+    @property
     def mirrored(self) -> bool:
         """True when left and right are exchanged (negative determinant)."""
-        return bool(np.linalg.det(self.matrix[:2, :2]) < 0)
+        return self.determinant < 0
 
     @property
     def scale(self) -> float:
         """Square root of the area ratio: the mean linear scale."""
-        return float(np.sqrt(abs(np.linalg.det(self.matrix[:2, :2]))))
+        return math.sqrt(abs(self.determinant))
 
     @property
     def axis_aligned(self) -> bool:
