@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.common import SCRATCH, tercel
 from tercel.data.rallies import make_rallies
 
-EPOCHS = 6
+EPOCHS, WINDOWS = 5, 720
 RUNS = {
     "shuttle": "badminton",
     "shuttle_heatmap": "badminton",
@@ -30,7 +30,7 @@ def run() -> dict[str, Any]:
         shutil.rmtree(out / recipe, ignore_errors=True)
         seconds, result = tercel(
             "train", recipe, "--train", f"tracknet:{data}#train", "--val", f"tracknet:{data}#val",
-            "--set", f"train.epochs={EPOCHS}", "--set", "train.samples=960", "--out", str(out), "--name", recipe,
+            "--set", f"train.epochs={EPOCHS}", "--set", f"train.samples={WINDOWS}", "--out", str(out), "--name", recipe,
         )  # fmt: skip
         last = result["last"]
         ball = {s["name"]: s for s in last if s["where"] == {"rule": "tracknet_v2_v3"}}
@@ -42,7 +42,7 @@ def run() -> dict[str, Any]:
         row |= {k: round(v, 3) for k, v in events.items() if k.startswith("mAP@") and v is not None}
         rows.append(row | {"wall s": round(seconds)})
     notes = [
-        f"{EPOCHS} epochs of 960 windows, last weights, rule tracknet_v2_v3, 95 % interval over 8 rallies.",
+        f"{EPOCHS} epochs of {WINDOWS} windows, last weights, rule tracknet_v2_v3, 95 % interval over 8 rallies.",
         "mAP@k: events within k frames of the true one.",
     ]
     return {"title": "The ball recipes on generated rallies", "rows": rows, "notes": notes}
