@@ -347,7 +347,7 @@ def evaluate(
     run = Run.open(path)
     target = Run(out) if out is not None else None
     if target is not None:
-        if target.metrics_path.exists() or target.preds_path.exists():
+        if any(p.exists() for p in (target.metrics_path, target.preds_path, target.path / "tracks")):
             raise TercelError(f"{out} holds an evaluation already", "choose another --out")
         _make_folder(target.path)
     model, recipe, schema, _ = checkpoint.load_detector(checkpoint_path(run, which))

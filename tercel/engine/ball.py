@@ -5,7 +5,6 @@ A rally is decoded by engine/stream.py whoever asks: the loop's evaluations, `te
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -180,11 +179,11 @@ class BallTask:
 
     def write(self, run: Run, dataset: Dataset, evaluation: Evaluation) -> None:
         """tracks/<rally>.csv, and tracks/<rally>_events.csv where there are events; earlier ones are replaced."""
-        folder = run.path / "tracks"
-        if folder.exists():
-            shutil.rmtree(folder)
         for id, a in zip(evaluation.ids, evaluation.predictions, strict=True):
-            write_answer(folder / f"{id}.csv", a)
+            path = run.path / "tracks" / f"{id}.csv"
+            for old in (path, path.with_name(f"{path.stem}_events.csv")):
+                old.unlink(missing_ok=True)  # of a judgement that was cut off
+            write_answer(path, a)
 
 
 def _pictures(record: Record, store: PictureStore) -> Iterator[Pixels]:

@@ -228,3 +228,19 @@ def test_two_processes_share_the_rallies(rallies: Path, tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "two/metrics.json").read_text())
     assert metrics["report"]["rule"]["rallies"] == 2
     assert metrics["report"]["rule"]["frames"] == 80
+
+
+def test_a_clip_is_a_row_of_the_drawn_batch(
+    tercel: Callable[..., Any], rallies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two windows of three frames and their background: two rows of four pictures, the ball marked in colour."""
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    sets = ["data.size=64x96", "train.batch=2", "model.clip.background=true", "augment.mask_ball=0"]
+    words = [w for s in sets for w in ("--set", s)]
+    said = tercel("show", "shuttle_heatmap", "--batch", "b.png", "--train", f"tracknet:{rallies}#train", *words)
+    assert said.code == 0, said.err
+    width, height = Image.open("b.png").size
+    assert 4 * 96 <= width < 5 * 96
+    assert 2 * 64 <= height < 4 * 64
