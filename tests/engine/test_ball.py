@@ -241,6 +241,7 @@ def test_a_clip_is_a_row_of_the_drawn_batch(
     words = [w for s in sets for w in ("--set", s)]
     said = tercel("show", "shuttle_heatmap", "--batch", "b.png", "--train", f"tracknet:{rallies}#train", *words)
     assert said.code == 0, said.err
-    width, height = Image.open("b.png").size
+    with Image.open("b.png") as sheet:
+        width, height = sheet.size
     assert 4 * 96 <= width < 5 * 96
     assert 2 * 64 <= height < 4 * 64
