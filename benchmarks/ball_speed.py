@@ -28,9 +28,9 @@ from tercel.models.detector import Detector
 
 SIZE, FRAMES, ROUNDS = (288, 512), 600, 3
 OURS = {
-    "ball_demo (3 RGB frames, heatmap at stride 4)": "ball_demo",
-    "pingpong (5 RGB frames, heatmap)": "pingpong",
-    "shuttle (10 grey frames, grid)": "shuttle",
+    "ball_demo (3 frames, heatmap at stride 4)": "ball_demo",
+    "pingpong (5 frames, heatmap)": "pingpong",
+    "shuttle (10 frames, grid)": "shuttle",
 }
 
 
