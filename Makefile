@@ -18,7 +18,7 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: $(VENV)/.installed  ## every figure in docs/benchmarks.md (about an hour on two quiet cores)
+bench: $(VENV)/.installed  ## every figure in docs/benchmarks.md (about two hours on two quiet cores)
 	$(PY) -m benchmarks
 
 # uv is taken from the PATH, else from a small environment of its own, so that pip never has to match torch wheels.
