@@ -21,6 +21,11 @@ RUNS = {
 }
 
 
+def number(value: float | None) -> float | None:
+    """Rounded; undefined stays undefined."""
+    return None if value is None else round(value, 3)
+
+
 def run() -> dict[str, Any]:
     out = SCRATCH / "ball-recipes"
     rows = []
@@ -37,9 +42,9 @@ def run() -> dict[str, Any]:
         f1 = ball["F1"]
         row: dict[str, Any] = {"recipe": recipe, "sport": sport}
         row["F1"] = f"{f1['value']:.3f} ({f1['low']:.3f}–{f1['high']:.3f})"
-        row |= {k: round(ball[k]["value"], 3) for k in ("precision", "recall")}
+        row |= {k: number(ball[k]["value"]) for k in ("precision", "recall")}
         events = {s["name"]: s["value"] for s in last if not s["where"]} if recipe == "pingpong_events" else {}
-        row |= {k: round(v, 3) for k, v in events.items() if k.startswith("mAP@") and v is not None}
+        row |= {k: number(v) for k, v in events.items() if k.startswith("mAP@")}
         rows.append(row | {"wall s": round(seconds)})
     notes = [
         f"{EPOCHS} epochs of {WINDOWS} windows, last weights, rule tracknet_v2_v3, 95 % interval over 8 rallies.",
