@@ -53,7 +53,7 @@ def shuttle() -> Recipe:
     """A shuttlecock from 10 grey frames, 10 places: a grid of cells at stride 8, 288 x 512 px.
 
     Expected: it learns more slowly than a heatmap: on generated badminton F1 .17 after 540 updates (80 s on two CPU
-    cores), where it still rises. From file to csv 300 frames/s at 512x288. Prefer `shuttle_heatmap` for a short training.
+    cores), where it still rises. From file to csv 300 frames/s at 512x288. For a short training `shuttle_heatmap`.
     """
     clip = Clip(frames=10, channels="difference", hop=2)
     head = BallGrid(width=32, motion=True, negatives=0)  # mined negatives learn nothing at first (docs/log.md)
