@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from tercel.config import Recipe
 from tercel.core.finding import Finding, Ledger, Severity, TercelError
 from tercel.core.schema import Schema
-from tercel.data.clips import BACKGROUND
+from tercel.data.clips import median_picture, spread
 from tercel.data.images import find_pictures, is_picture, read_image
-from tercel.data.video import Video, is_video
+from tercel.data.video import is_video
 from tercel.engine.ball import BallAnswer, answer, write_answer
 from tercel.engine.device import Runtime
 from tercel.engine.evaluate import Progress
@@ -112,14 +112,11 @@ def predict_ball(
 
 def _decode(model: Detector, recipe: Recipe, clip: Footage, runtime: Runtime, progress: Progress | None) -> Decoded:
     if not clip.pictures:
-        with Video(clip.path) as video:
-            len(video)  # builds the index: says what is wrong with the file before the network starts
         return decode_video(model, recipe, clip.path, runtime, progress)
     first = read_image(clip.pictures[0])
     background = None
     if recipe.model.clip.background:
-        places = np.unique(np.linspace(0, len(clip.pictures) - 1, BACKGROUND).round().astype(int))
-        background = np.median(np.stack([read_image(clip.pictures[i]) for i in places]), axis=0).astype(np.uint8)
+        background = median_picture(read_image(clip.pictures[i]) for i in spread(len(clip.pictures)))
     return decode_frames(
         model, recipe, clip.frames(), first.shape[:2], runtime,
         background=background, total=len(clip.pictures), progress=progress,

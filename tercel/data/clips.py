@@ -113,14 +113,23 @@ def background_frames(dataset: Dataset) -> dict[str, tuple[Frame, ...]]:
     for r in dataset.records:
         if r.frames[0].index >= 0:
             videos[r.frames[0].path] += r.frames
-    spread = {path: _spread(sorted(set(frames), key=lambda f: f.index)) for path, frames in videos.items()}
-    return {r.id: spread.get(r.frames[0].path) or _spread(r.frames) for r in dataset.records}
+    by_video = {path: _spread(sorted(set(frames), key=lambda f: f.index)) for path, frames in videos.items()}
+    return {r.id: by_video.get(r.frames[0].path) or _spread(r.frames) for r in dataset.records}
 
 
 def _spread(frames: Iterable[Frame]) -> tuple[Frame, ...]:
     every = list(frames)
-    index = np.unique(np.linspace(0, len(every) - 1, BACKGROUND).round().astype(int))
-    return tuple(every[i] for i in index.tolist())
+    return tuple(every[i] for i in spread(len(every)))
+
+
+def spread(count: int) -> list[int]:
+    """At most 15 of `count` places, evenly spread, both ends included: the frames behind a median picture."""
+    return [int(i) for i in np.unique(np.linspace(0, count - 1, BACKGROUND).round())]
+
+
+def median_picture(pictures: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Median of pictures of one size, u8 [H,W,3]: the background, in training and prediction alike."""
+    return np.asarray(np.median(np.stack(list(pictures)), axis=0).astype(np.uint8))
 
 
 def tracks(dataset: Dataset) -> list[Track]:

@@ -33,6 +33,7 @@ from tercel.core.warp import Warp
 from tercel.data import ball_augment
 from tercel.data.augment import Colour, plan, touches, visible_objects
 from tercel.data.cache import PictureStore, default_folder
+from tercel.data.clips import median_picture
 
 if TYPE_CHECKING:
     import torch
@@ -363,8 +364,8 @@ class Loader:
         if record.background:
             median = self._medians.get(record.background)
             if median is None:  # two workers may both make it: the same one
-                stack = np.stack([read_checked(record, frame, self.store.get) for frame in record.background])
-                median = self._medians[record.background] = np.median(stack, axis=0).astype(np.uint8)
+                shown = (read_checked(record, frame, self.store.get) for frame in record.background)
+                median = self._medians[record.background] = median_picture(shown)
             pictures.append(median)
         return pictures
 

@@ -21,7 +21,7 @@ from tercel.core.record import Dataset, Event, Record
 from tercel.core.timeline import EventAnswer, EventTruth
 from tercel.core.track import Track
 from tercel.data.cache import PictureStore
-from tercel.data.clips import background_frames, tracks, training_windows
+from tercel.data.clips import background_frames, median_picture, tracks, training_windows
 from tercel.data.loader import read_checked, store_for
 from tercel.data.tracks import write_track
 from tercel.engine.device import Runtime
@@ -110,8 +110,7 @@ class BallTask:
         for r in records:
             background = None
             if r.id in backgrounds:
-                stack = [read_checked(r, f, loader.store.get) for f in backgrounds[r.id]]
-                background = np.median(np.stack(stack), axis=0).astype(np.uint8)
+                background = median_picture(read_checked(r, f, loader.store.get) for f in backgrounds[r.id])
             found[r.id] = decode_frames(
                 model, self.recipe, _pictures(r, loader.store), r.size, runtime, first=r.first, background=background
             )

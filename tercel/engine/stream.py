@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tercel.config import Recipe
 from tercel.core.finding import Finding, Severity, TercelError
 from tercel.core.warp import Warp
-from tercel.data.clips import BACKGROUND
+from tercel.data.clips import BACKGROUND, median_picture, spread
 from tercel.data.loader import load_plain
 from tercel.engine.device import Runtime
 from tercel.engine.evaluate import Progress
@@ -172,7 +172,7 @@ class _Median:
                 self.picture = None
         self.count += 1
         if self.picture is None:
-            self.picture = np.median(np.stack(self.frames), axis=0).astype(np.uint8)
+            self.picture = median_picture(self.frames)
         return self.picture
 
 
@@ -263,8 +263,7 @@ def decode_video(
     with Video(path) as video:
         background = None
         if recipe.model.clip.background:
-            places = np.unique(np.linspace(0, video.count - 1, BACKGROUND).round().astype(int))
-            background = np.median(np.stack([video.frame(int(i)) for i in places]), axis=0).astype(np.uint8)
+            background = median_picture(video.frame(i) for i in spread(video.count))
         decoded = decode_frames(
             model, recipe, video.frames(), video.size, runtime,
             background=background, total=video.count, progress=progress,
