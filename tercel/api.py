@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tercel.config import Recipe, Train, dump, flat, load
+from tercel.config import Recipe, Train, dump, flat, load, override
+from tercel.core.calibration import apply as calibrate_objects
+from tercel.core.calibration import read_calibration
 from tercel.core.files import write_json
 from tercel.core.finding import Finding, Severity, TercelError
 from tercel.core.record import Dataset
@@ -28,14 +30,17 @@ from tercel.engine.fit import Fit, Observer, data_findings
 from tercel.engine.predict import predict_pictures
 from tercel.engine.run import Run
 from tercel.engine.tasks import Task, task_of
-from tercel.models.backbones import divisor
-from tercel.models.detector import check_size
+from tercel.lab import RUN_FILE as CALIBRATION
+from tercel.metrics.calibrate import fitted_on_reported
+from tercel.models.detector import check_size, divisors
 from tercel.observers import Log, Samples
 from tercel.predict_ball import find_footage, predict_ball
 from tercel.report import draw
 from tercel.report.card import write_card
 from tercel.report.html import write_report
 from tercel.report.save import distinct_names, save_picture
+
+AFTER_TRAINING = ("data.workers", "train.device", "train.threads", "train.precision")  # beside evaluate.*
 
 
 def describe(dataset: Dataset, text: str) -> dict[str, Any]:
@@ -78,7 +83,7 @@ def train(
     for o in observers:
         o.on_message(f"reading {train_source} and {val_source}")
     train_set, val_set = sources.read(train_source), sources.read(val_source)
-    check_size(recipe.data.size, (divisor(recipe.model.backbone, recipe.model.strides),))
+    check_size(recipe.data.size, divisors(recipe.model))
     findings = [*data_findings(train_set, val_set), *_shared(train_set, val_set, allow_leaks)]
     runtime = device.choose(recipe.train)
     findings += runtime.findings
@@ -335,14 +340,26 @@ def write_evaluation(
 
 
 def evaluate(
-    path: Path, data: str = "", *, which: str = "best", out: Path | None = None, progress: Progress | None = None
+    path: Path,
+    data: str = "",
+    *,
+    which: str = "best",
+    settings: Sequence[str] = (),
+    calibrated: bool = False,
+    out: Path | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Evaluation, Dataset]:
     """Judge a run's checkpoint on `data` (default: the run's validation data).
 
     The run folder is not changed; with `out`, predictions (preds.jsonl) and metrics.json are written there.
 
+    Args:
+        settings: overrides of `evaluate.*`, for example "evaluate.tiles.size=768".
+        calibrated: apply the run's calibration (see `tercel.lab.calibrate`) before judging.
+
     Raises:
-        TercelError: another class list than the checkpoint's, `out` holding an evaluation already.
+        TercelError: another class list than the checkpoint's, `out` holding an evaluation already, a setting that
+            training has decided, no calibration though asked for.
     """
     run = Run.open(path)
     target = Run(out) if out is not None else None
@@ -351,6 +368,8 @@ def evaluate(
             raise TercelError(f"{out} holds an evaluation already", "choose another --out")
         _make_folder(target.path)
     model, recipe, schema, _ = checkpoint.load_detector(checkpoint_path(run, which))
+    recipe = _with(recipe, settings)
+    calibration = read_calibration(run.path / CALIBRATION) if calibrated else None
     dataset = _validation(run) if not data else sources.read(data)
     if dataset.schema.classes != schema.classes:
         raise TercelError(
@@ -364,10 +383,30 @@ def evaluate(
     loader = task.loader(dataset)
     assert loader is not None  # one process gets everything
     found, findings = task.detect(model, loader, runtime, progress)
+    if calibration is not None:
+        found = {i: calibrate_objects(o, calibration) for i, o in found.items()}
+        same = fitted_on_reported(calibration, dataset.records)
+        findings = (*findings, *([same] if same else []))
     result = task.judge(dataset, found, (*dataset.findings, *findings))
     if target is not None:
         write_evaluation(target, dataset, task, result, which)
     return result, dataset
+
+
+def _with(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """The recipe of a trained run with other settings for decoding and judging.
+
+    Raises:
+        TercelError: a setting that training has decided, or one that is refused.
+    """
+    for s in settings:
+        key = s.partition("=")[0].strip()
+        if not key.startswith("evaluate.") and key not in AFTER_TRAINING:
+            raise TercelError(
+                f"--set {s}: training has decided that",
+                f"what can still be set is evaluate.*, {', '.join(AFTER_TRAINING)}",
+            )
+    return override(recipe, settings)
 
 
 def _make_folder(path: Path) -> None:
@@ -416,6 +455,7 @@ def predict(
     *,
     out: Path,
     which: str = "best",
+    settings: Sequence[str] = (),
     min_score: float | None = None,
     drawn: bool = True,
     progress: Progress | None = None,
@@ -423,15 +463,16 @@ def predict(
 ) -> Predicted:
     """Detect on pictures, folders and globs: `out`/predictions.jsonl and, unless switched off, drawn copies.
 
-    A ball is looked for in video files and folders of frames instead, see `predict_ball`. What cannot be read is left
-    out; an error finding says which and why. `progress` is told of pictures that went through the network, `drawing`
-    of copies.
+    A ball is looked for in video files and folders of frames instead, see `predict_ball`. A calibration of the run is
+    applied, and a finding says so; `settings` are overrides of `evaluate.*`. What cannot be read is left out; an error
+    finding says which and why. `progress` is told of pictures that went through the network, `drawing` of copies.
 
     Raises:
         TercelError: nothing found, nothing readable, or `out` not empty.
     """
     run = Run.open(path)
     model, recipe, schema, _ = checkpoint.load_detector(checkpoint_path(run, which))
+    recipe = _with(recipe, settings)
     balls = recipe.task == "ball"
     footage = find_footage(media) if balls else []
     paths = [] if balls else find_pictures(media)
@@ -443,7 +484,10 @@ def predict(
             recipe, evaluate=replace(recipe.evaluate, ball=replace(recipe.evaluate.ball, threshold=min_score))
         )
     score = recipe.evaluate.show_score if min_score is None else min_score
-    recipe = replace(recipe, evaluate=replace(recipe.evaluate, score_floor=min(score, 0.999)))
+    floor = min(score, 0.999)
+    if recipe.evaluate.views.on:  # views that agree may still raise what each sees dimly
+        floor = min(floor, 0.05)
+    recipe = replace(recipe, evaluate=replace(recipe.evaluate, score_floor=floor))
     runtime = device.choose(_anywhere(recipe.train))
     model.to(runtime.device)
     if balls:
@@ -453,8 +497,15 @@ def predict(
         frames, seen = sum(len(a.track) for a in answers), sum(int(a.track.present.sum()) for a in answers)
         return Predicted(out, frames, seen, findings)
     dataset, found, findings = predict_pictures(model, recipe, paths, runtime, progress=progress)
+    if (run.path / CALIBRATION).is_file():
+        calibration = read_calibration(run.path / CALIBRATION)
+        found = {i: calibrate_objects(o, calibration) for i, o in found.items()}
+        note = Finding("predict.calibrated", Severity.INFO, f"{run.path / CALIBRATION} was applied", 1)
+        findings = (*findings, note)
+    found = {i: o if o.scores is None else o[o.scores >= min(score, 0.999)] for i, o in found.items()}
     items = ((r.id, found[r.id]) for r in dataset.records)
-    write_predictions(out / "predictions.jsonl", schema.classes, items, source=str(path))
+    task = "oriented" if recipe.task == "oriented" or recipe.evaluate.views.orient else "boxes"
+    write_predictions(out / "predictions.jsonl", schema.classes, items, task=task, source=str(path))
     if drawn:
         for done, (r, name) in enumerate(zip(dataset.records, distinct_names(list(found)), strict=True), 1):
             picture = draw.draw(read_image(r.frames[0].path), found[r.id], schema.classes, min_score=score)

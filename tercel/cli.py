@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tercel import cli_lab
 from tercel.core.finding import Finding, Ledger, Score, Severity, TercelError
+from tercel.terminal import Json, console, exit_on_error, numbers, print_findings, say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 app = typer.Typer(
     help="Trains, debugs and judges detectors of small, fast and crowded things.",
@@ -31,7 +33,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]}, rich_markup_mode=None,
 )  # fmt: skip
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a field of the recipe; may be repeated."),
@@ -49,7 +50,7 @@ def options(
 
 @app.command()
 def demo(
-    task: Annotated[str, typer.Argument(help="Which kind: ball, boxes.")] = "ball",
+    task: Annotated[str, typer.Argument(help="Which kind: ball, boxes, oriented.")] = "ball",
     out: Annotated[Path, typer.Option(help="Folder for data and runs.")] = Path("demo"),
     settings: Settings = None,
     json_: Json = False,
@@ -57,7 +58,7 @@ def demo(
     """Generate data, train, evaluate, predict, and name the report."""
     from tercel import demo as demos
 
-    run = demos.demo(task, out, settings or (), observers=_observers(), say=_say)
+    run = demos.demo(task, out, settings or (), observers=_observers(), say=say)
     _after_training(run.path, json_)
 
 
@@ -76,13 +77,28 @@ def recipes(json_: Json = False) -> None:
 
 @app.command()
 def show(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe.")] = "",
     settings: Settings = None,
     batch: Annotated[Path | None, typer.Option(help="Draw one augmented batch into this PNG.")] = None,
     train_: Annotated[str, typer.Option("--train", metavar="SOURCE", help="Data for --batch.")] = "",
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="SOURCE", help="Labels to look at, without a recipe; may be repeated.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="New page for --data.")] = Path("data.html"),
     json_: Json = False,
 ) -> None:
-    """Show a resolved recipe, or draw a training batch."""
+    """Show a recipe, a training batch, or data."""
+    if bool(recipe) == bool(data):
+        raise TercelError("there must be one thing to show", "name a recipe, or give --data SOURCE")
+    if data:
+        from tercel.report.explore import explore
+
+        findings = explore(data, out)
+        print_findings(findings)
+        listed = {"findings": [f.to_json() for f in findings], "page": str(out)}
+        typer.echo(json.dumps(listed) if json_ else str(out))
+        exit_on_error(findings)
+        return
     from tercel import recipes as book
     from tercel.config import dump, flat
 
@@ -147,6 +163,8 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     data: Annotated[str, typer.Option(metavar="SOURCE", help="Default: the run's validation data.")] = "",
     which: Which = "best",
+    settings: Settings = None,
+    calibrated: Annotated[bool, typer.Option("--calibrated", help="Apply the run's calibration.json first.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write preds.jsonl and metrics.json here.")] = None,
     json_: Json = False,
 ) -> None:
@@ -154,7 +172,9 @@ def evaluate(
     from tercel import api
 
     with _progress("pictures") as (tick,):
-        result, dataset = api.evaluate(run, data, which=which, out=out, progress=tick)
+        result, dataset = api.evaluate(
+            run, data, which=which, settings=settings or (), calibrated=calibrated, out=out, progress=tick
+        )
     _print_scores(result.scores, result.findings, json_, run=str(run), report=result.report, data=dataset.source)
 
 
@@ -164,7 +184,9 @@ def score(
     pred: Annotated[
         str, typer.Option(metavar="FILE", help="preds.jsonl, COCO results, text folder; csv of balls or events.")
     ] = "",
-    task: Annotated[str, typer.Option(help="boxes, ball or events; default: what the predictions look like.")] = "",
+    task: Annotated[
+        str, typer.Option(help="boxes, oriented, ball or events; default: what the predictions look like.")
+    ] = "",
     rule: Annotated[str, typer.Option(help="Ball: published rules, as a,b, or all.")] = "all",
     tolerance: Annotated[str, typer.Option(help="Ball: a rule of your own, 5px@original or 50% of the ball.")] = "",
     size: Annotated[str, typer.Option(metavar="HxW", help="Ball: size of the frames, if nothing tells it.")] = "",
@@ -174,7 +196,11 @@ def score(
         Path | None, typer.Option(help="A csv of published counts: which rows do not add up?")
     ] = None,
     max_detections: Annotated[str, typer.Option(help="Detections per picture that count, for AR and AP.")] = "1,10,100",
+    ious: Annotated[str, typer.Option(help="Boxes: overlap thresholds, as 0.5,0.75; default: .50 to .95.")] = "",
+    interpolation: Annotated[str, typer.Option(help="Boxes: 101 recalls (COCO), every or 11 (VOC).")] = "101",
+    matching: Annotated[str, typer.Option(help="Boxes: coco, or voc (a detection's best truth alone).")] = "coco",
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples for the intervals; 0 = none.")] = 200,
+    lab: Annotated[bool, typer.Option("--lab", help="Boxes: also say where the score is lost.")] = False,
     json_: Json = False,
 ) -> None:
     """Judge any prediction file against labels."""
@@ -185,17 +211,17 @@ def score(
         raise TercelError("there is nothing to judge", "give --truth SOURCE and --pred FILE, or --check-table FILE")
     from tercel.score import score as judge
 
-    try:
-        caps = tuple(int(x) for x in max_detections.split(","))
-    except ValueError as e:
-        wrong = f"--max-detections {max_detections!r} is not a list of numbers"
-        raise TercelError(wrong, "for example 1,10,500") from e
+    caps = numbers("--max-detections", max_detections, int, "1,10,500")
+    more: dict[str, Any] = {"interpolation": interpolation, "matching": matching}
+    if ious:
+        more["ious"] = numbers("--ious", ious, float, "0.5,0.75")
     result = judge(
         truth, pred, task, max_detections=caps, resamples=resamples, rules=_rules(rule), tolerance=tolerance,
-        size=_size(size), ball_size=ball_size, fps=fps,
+        size=_size(size), ball_size=ball_size, fps=fps, lab=lab, **more,
     )  # fmt: skip
-    _print_scores(result.scores, result.findings, json_, report=result.report, data=truth)
-    _exit_on_error(result.findings)
+    errors = None if result.errors is None else result.errors.to_json()
+    _print_scores(result.scores, result.findings, json_, report=result.report, data=truth, errors=errors)
+    exit_on_error(result.findings)
 
 
 def _rules(text: str) -> tuple[str, ...]:
@@ -223,9 +249,9 @@ def _check_table(path: Path, as_json: bool) -> None:
         findings = [f.to_json() for f in checked.findings]
         typer.echo(json.dumps({"scores": [], "findings": findings, "run": None, "rows": checked.rows}))
     else:
-        print_checked(_console(), checked.rows)
-        _print_findings(checked.findings)
-    _exit_on_error(checked.findings)
+        print_checked(console(), checked.rows)
+        print_findings(checked.findings)
+    exit_on_error(checked.findings)
 
 
 @app.command()
@@ -234,6 +260,7 @@ def predict(
     media: Annotated[list[str], typer.Argument(help="Pictures, folders, globs; for a ball videos too.")],
     out: Annotated[Path, typer.Option(help="New folder for predictions.jsonl and drawn copies.")] = Path("predictions"),
     which: Which = "best",
+    settings: Settings = None,
     min_score: Annotated[float | None, typer.Option(min=0, max=1, help="Default: the recipe's show_score.")] = None,
     drawn: Annotated[bool, typer.Option(help="Write drawn copies.")] = True,
     json_: Json = False,
@@ -243,9 +270,10 @@ def predict(
 
     with _progress("pictures", "drawn copies") as (seen, copied):
         p = api.predict(
-            run, media, out=out, which=which, min_score=min_score, drawn=drawn, progress=seen, drawing=copied
-        )
-    _print_findings(p.findings)
+            run, media, out=out, which=which, settings=settings or (), min_score=min_score, drawn=drawn, progress=seen,
+            drawing=copied,
+        )  # fmt: skip
+    print_findings(p.findings)
     if json_:
         typer.echo(
             json.dumps(
@@ -257,7 +285,11 @@ def predict(
         what = f"{p.detections} detection{'s' * (p.detections != 1)} on {p.pictures} picture{'s' * (p.pictures != 1)}"
         file = p.folder / "predictions.jsonl"
         typer.echo(f"{what}: {file if file.exists() else p.folder}")
-    _exit_on_error(p.findings)
+    exit_on_error(p.findings)
+
+
+for verb in cli_lab.VERBS:
+    app.command()(verb)
 
 
 @app.command()
@@ -271,13 +303,13 @@ def convert(
     from tercel.data.source import convert as run_convert
 
     findings = run_convert(source, out, to)
-    _print_findings(findings)
+    print_findings(findings)
     if json_:
         listed = [f.to_json() for f in findings]
         typer.echo(json.dumps({"scores": [], "findings": listed, "run": None, "out": str(out)}))
     else:
         typer.echo(str(out))
-    _exit_on_error(findings)
+    exit_on_error(findings)
 
 
 @app.command()
@@ -295,14 +327,14 @@ def runs(
         from tercel.report.reading import read_run
         from tercel.report.tables import runs_table
 
-        console = _console()
-        console.print(runs_table(console, [read_run(Path(r["run"]), pictures=False) for r in rows]))
+        screen = console()
+        screen.print(runs_table(screen, [read_run(Path(r["run"]), pictures=False) for r in rows]))
         for r in rows:
             if r["differs"]:
                 settings = ", ".join(f"{k}={v}" for k, v in r["differs"].items())
-                console.print(f"{Path(r['run']).name}: {settings}", markup=False, highlight=False, soft_wrap=True)
-    _print_findings(ledger.findings())
-    _exit_on_error(ledger.findings())
+                screen.print(f"{Path(r['run']).name}: {settings}", markup=False, highlight=False, soft_wrap=True)
+    print_findings(ledger.findings())
+    exit_on_error(ledger.findings())
 
 
 @app.command()
@@ -315,20 +347,7 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")], json_: Json
     typer.echo(json.dumps({"run": str(run), "report": str(path)}) if json_ else str(path))
 
 
-def _console() -> Any:
-    """Standard output; wide enough for whole tables when it is a pipe or a file."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 1000)
-
-
 # -- printing -------------------------------------------------------------------------------------------------------
-
-
-def _say(message: str) -> None:
-    from tercel.progress import write_line
-
-    write_line(message)
 
 
 def _observers() -> Sequence[Any]:
@@ -343,16 +362,6 @@ def _progress(*units: str) -> Any:
     return bars(*units)
 
 
-def _print_findings(findings: Iterable[Finding]) -> None:
-    for f in findings:
-        _say(str(f))
-
-
-def _exit_on_error(findings: Iterable[Finding]) -> None:
-    if any(f.severity is Severity.ERROR for f in findings):
-        raise typer.Exit(1)
-
-
 def _print_scores(
     scores: Sequence[Score],
     findings: Sequence[Finding],
@@ -361,15 +370,21 @@ def _print_scores(
     run: str | None = None,
     report: Any = None,
     data: str = "",
+    errors: dict[str, Any] | None = None,
 ) -> None:
     if as_json:
-        parts = {"scores": [s.to_json() for s in scores], "findings": [f.to_json() for f in findings]}
+        parts: dict[str, Any] = {"scores": [s.to_json() for s in scores], "findings": [f.to_json() for f in findings]}
+        parts |= {} if errors is None else {"errors": errors}
         typer.echo(json.dumps({**parts, "run": run, "data": data}, allow_nan=False))
         return
-    _print_findings(findings)
+    print_findings(findings)
     from tercel.report.tables import print_report
 
-    print_report(_console(), scores, report.to_json())
+    print_report(console(), scores, report.to_json())
+    if errors is not None:
+        from tercel.report.error_tables import print_errors
+
+        print_errors(console(), errors)
 
 
 def _after_training(path: Path, as_json: bool) -> None:
@@ -378,7 +393,7 @@ def _after_training(path: Path, as_json: bool) -> None:
         return
     status = json.loads((path / "run.json").read_text(encoding="utf-8"))["status"]
     if status == "interrupted":
-        _say(f"interrupted; continue with: tercel resume {path}")
+        say(f"interrupted; continue with: tercel resume {path}")
         if as_json:
             typer.echo(json.dumps({"scores": [], "findings": [], "run": str(path), "status": status}))
         raise typer.Exit(130)
@@ -397,9 +412,9 @@ def _summary(path: Path, as_json: bool) -> None:
     from tercel.report.reading import to_finding
     from tercel.report.tables import print_report
 
-    _print_findings(f for f in map(to_finding, metrics["findings"]) if f.severity is not Severity.INFO)
+    print_findings(f for f in map(to_finding, metrics["findings"]) if f.severity is not Severity.INFO)
     judged = metrics["report"]
-    print_report(_console(), [Score.from_json(s) for s in metrics["scores"]], judged)
+    print_report(console(), [Score.from_json(s) for s in metrics["scores"]], judged)
 
 
 def main() -> None:
@@ -429,7 +444,7 @@ def main() -> None:
         if debug:
             raise
         message, code = _explain(e)
-        _say(message)
+        say(message)
         raise SystemExit(code) from e
 
 

@@ -6,6 +6,7 @@ default, in one place: here, or in the recipe. How settings are checked, read an
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -121,6 +122,15 @@ class Pan(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BiFpn(Checked):
+    """Weighted bidirectional pyramid (EfficientDet, Tan et al. 2020)."""
+
+    width: int = num(64, 8, 1024)
+    repeats: int = num(2, 1, 16)
+    extra: int = num(0, 0, 3)  # maps beyond the coarsest one, each of twice the stride
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskAligned(Checked):
     """Task-aligned assignment (TOOD, Feng et al. 2021): the top k priors by score^alpha * IoU^beta."""
 
@@ -151,6 +161,65 @@ class BoxHead(Checked):
     class_gain: float = num(0.5, 0, 1000)
     box_gain: float = num(7.5, 0, 1000)
     dfl_gain: float = num(1.5, 0, 1000)
+    prior: float = num(0.01, 1e-6, 0.5)  # class probability at the start
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxIou(Checked):
+    """Anchors by overlap alone (Ren et al. 2015): from `positive` on an anchor answers for its best truth, below
+    `negative` for none, and between the two it is not asked. Every truth gets an anchor of its own, the best one left.
+    """
+
+    positive: float = num(0.5, 0.1, 1)  # IoU
+    negative: float = num(0.4, 0.1, 1)  # IoU
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorHead(Checked):
+    """Dense boxes from anchors: class scores, and how each anchor has to move and grow (RetinaNet, EfficientDet)."""
+
+    width: int = num(64, 8, 1024)
+    depth: int = num(2, 0, 8)
+    separable: bool = False  # EfficientDet's depth-wise separable convolutions in place of dense ones
+    base: float = num(4.0, 0.25, 64)  # side of the anchor of scale 1, in strides
+    scales: tuple[float, ...] = nums((1.0, 2 ** (1 / 3), 2 ** (2 / 3)), 0.1, 10, rising=True)
+    ratios: tuple[float, ...] = nums((0.5, 1.0, 2.0), 0.05, 20, rising=True)  # height over width; the area stays
+    assigner: MaxIou = MaxIou()
+    gamma: float = num(2.0, 0, 10)  # of the focal loss
+    alpha: float = num(0.25, 0, 1)
+    beta: float = num(0.1, 1e-3, 10)  # of the smooth L1 loss: where it turns straight, in units of the deltas
+    class_gain: float = num(1.0, 0, 1000)
+    box_gain: float = num(1.0, 0, 1000)
+    prior: float = num(0.01, 1e-6, 0.5)  # class probability at the start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Atss(Checked):
+    """ATSS (Zhang et al. 2020): per truth and map the k nearest priors; of them, those above mean + deviation."""
+
+    topk: int = num(9, 1, 100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrientedHead(Checked):
+    """Anchor-free dense oriented boxes: class scores; centre offset, length, width as distributions; and the angle."""
+
+    width: int = num(64, 8, 1024)
+    depth: int = num(2, 0, 8)
+    bins: int = num(16, 4, 64)  # of each distribution; lengths reach bins - 1 strides
+    angle: Literal["vector", "bins", "direct"] = "vector"  # (cos 2t, sin 2t); a distribution over half a turn; t itself
+    angle_bins: int = num(36, 4, 360)  # with `bins`
+    assigner: TaskAligned | SimOta | Atss = TaskAligned()
+    class_loss: Literal["bce", "focal", "quality", "varifocal"] = "bce"
+    box_loss: Literal["probiou", "kld", "gwd", "kfiou", "rotated_iou", "smooth_l1"] = "probiou"
+    class_gain: float = num(0.5, 0, 1000)
+    box_gain: float = num(7.5, 0, 1000)
+    dfl_gain: float = num(1.5, 0, 1000)
+    angle_gain: float = num(1.0, 0, 1000)  # weighs less for nearly square boxes, whose angle says little
+    heading: bool = False  # which end is the front
+    heading_gain: float = num(0.5, 0, 1000)
+    quality: bool = False  # predicts the IoU of its own box, and ranks by it
+    quality_gain: float = num(0.5, 0, 1000)
     prior: float = num(0.01, 1e-6, 0.5)  # class probability at the start
 
 
@@ -245,8 +314,8 @@ class Model(Checked):
 
     clip: Clip = Clip()
     backbone: SmallNet | TimmNet | SmpNet | Hourglass = SmallNet()
-    neck: Fpn | Pan | Fuse = Pan()
-    head: BoxHead | BallHeatmap | BallGrid = BoxHead()
+    neck: Fpn | Pan | BiFpn | Fuse = Pan()
+    head: BoxHead | AnchorHead | OrientedHead | BallHeatmap | BallGrid = BoxHead()
     strides: tuple[int, ...] = nums((8, 16, 32), 1, 128, rising=True)
     norm: Literal["batch", "group"] = "batch"
     mean: tuple[float, float, float] = nums(
@@ -301,6 +370,48 @@ class Ball(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tiles(Checked):
+    """Large pictures in overlapping tiles of the network's input size; off while `size` and `width` are 0."""
+
+    size: int = num(0, 0, 65_536)  # longer side of a tile in px of the picture; what fits one tile is seen whole
+    width: float = num(0.0, 0, 10_000)  # px at the network's input that the common object is wide, as in training
+    common: float = num(0.0, 0, 100_000)  # its width in px of the picture; 0 = measured on each picture; with `width`
+    sure: float = num(0.3, 0, 1)  # score from which detections are measured
+    overlap: float = num(0.26, 0, 0.9)  # share of a tile's shorter side; best no less than the longest object
+    merge: Literal["nms", "fusion"] = "nms"
+    iou: float = num(0.5, 0, 1)  # from which two tiles show the same object
+    max_detections: int = num(3000, 1, 1_000_000)  # per picture, over all tiles and views
+
+    @property
+    def on(self) -> bool:
+        return bool(self.size or self.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views(Checked):
+    """Test-time augmentation: every combination of mirrors, turns and zooms is seen, and merged."""
+
+    flip: bool = False  # the mirror image too
+    flip_vertical: bool = False
+    rotations: tuple[float, ...] = nums((0.0,), -180, 180)  # degrees; others than quarter turns for oriented boxes only
+    scales: tuple[float, ...] = nums((1.0,), 0.05, 20)  # of the zoom
+    merge: Literal["nms", "fusion"] = "fusion"
+    iou: float = num(0.55, 0, 1)  # from which two views show the same object
+    orient: float = num(0.0, 0, 45)  # degrees between turns from which a boxes model gives oriented boxes; 0 = off
+    orient_seen: float = num(0.5, 0, 1)  # share of these turns that must show an object
+
+    @property
+    def on(self) -> bool:
+        return self.orient > 0 or len(self.combinations) > 1 or self.combinations[0] != (1.0, 0.0, False, False)
+
+    @property
+    def combinations(self) -> list[tuple[float, float, bool, bool]]:
+        """(zoom, degrees, mirrored, upside down) of each view."""
+        flips, downs = ([False, True] if on else [False] for on in (self.flip, self.flip_vertical))
+        return list(itertools.product(self.scales, self.rotations, flips, downs))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluate(Checked):
     """Decoding and judging."""
 
@@ -316,6 +427,8 @@ class Evaluate(Checked):
     )
     resamples: int = num(200, 0, 100_000)  # bootstrap over pictures (balls: rallies) for the intervals; 0 = none
     ball: Ball = Ball()
+    tiles: Tiles = Tiles()
+    views: Views = Views()
 
 
 @dataclass(frozen=True, kw_only=True)

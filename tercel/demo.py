@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tercel import api, recipes
 from tercel.core.finding import TercelError
-from tercel.data import rallies, synth
+from tercel.data import rallies, synth, vehicles
 from tercel.engine.fit import Observer
 from tercel.engine.run import Run
 
-TASKS = ("ball", "boxes")
+TASKS = ("ball", "boxes", "oriented")
 PICTURES = 400
 CLASSES = ("disc", "square", "cross")
 SHARES = {"train": 0.8, "val": 0.17, "test": 0.03}
@@ -42,6 +42,10 @@ def demo(
         say(f"data: {data}")
         train, val, media = f"tracknet:{data}#train", f"tracknet:{data}#val", data / "test"
         media = sorted(media.rglob("*.mp4"))[0].parent
+    elif task == "oriented":
+        data = vehicles.make_vehicles(out / "oriented", n=PICTURES, seed=0, splits=SHARES)
+        say(f"data: {data}")
+        train, val, media = f"dota:{data}#train", f"dota:{data}#val", data / "test" / "images"
     else:
         data = synth.make_boxes(out / "boxes", n=PICTURES, seed=0, size=(240, 320), classes=CLASSES, splits=SHARES)
         say(f"data: {data}")

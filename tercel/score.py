@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercel.core.finding import Finding, Ledger, Score, TercelError
-from tercel.core.record import Event
+from tercel.core.objects import Objects
+from tercel.core.record import Event, Record
 from tercel.core.timeline import EventTruth
 from tercel.core.track import Track
 from tercel.data import events as event_files
@@ -20,32 +21,39 @@ from tercel.data.formats import tracknet
 from tercel.data.predictions import read_predictions
 from tercel.data.source import Source, parse, read
 from tercel.data.tracks import read_rallies, read_tracks
-from tercel.metrics.ap import MAX_DETECTIONS, judge_boxes
+from tercel.metrics.anatomy import Anatomy, dissect
+from tercel.metrics.ap import MAX_DETECTIONS, Geometry, judge_boxes
 from tercel.metrics.events import judge_events
+from tercel.metrics.greedy import Rule
 from tercel.metrics.match import IOUS
 from tercel.metrics.points import judge_points
 from tercel.metrics.rules import ALL, Tolerance
 from tercel.metrics.stats import Interpolation
 
-TASKS = ("boxes", "ball", "events")
+TASKS = ("boxes", "oriented", "ball", "events")
 OPENTTGAMES_FPS = 120.0
 
 
 @dataclass(frozen=True, eq=False)
 class ScoreResult:
-    """Scores, the report behind them (BoxReport, PointReport or EventReport), and what was noticed on the way."""
+    """Scores, the report behind them (BoxReport, PointReport or EventReport), and what was noticed on the way.
+
+    `errors` says where the score of boxes is lost, if that was asked for.
+    """
 
     scores: list[Score]
     report: Any
     findings: tuple[Finding, ...]
     task: str = "boxes"
+    errors: Anatomy | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        out = {
             "scores": [s.to_json() for s in self.scores],
             "findings": [f.to_json() for f in self.findings],
             "report": self.report.to_json(),
         }
+        return out if self.errors is None else out | {"errors": self.errors.to_json()}
 
 
 def score(
@@ -58,11 +66,13 @@ def score(
     seed: int = 0,
     ious: Sequence[float] = IOUS,
     interpolation: Interpolation = "101",
+    matching: Rule = "coco",
     rules: Sequence[str] = ALL,
     tolerance: str = "",
     size: tuple[int, int] | None = None,
     ball_size: float | None = None,
     fps: float | None = None,
+    lab: bool = False,
 ) -> ScoreResult:
     """Judge the predictions in a file against a data source.
 
@@ -70,19 +80,26 @@ def score(
         truth: `[format:]path[#split]`; its pictures need not be there. For a ball also a csv or a folder of csv, for
             events also a folder of OpenTTGames markup.
         pred: a file or folder of predictions; a picture, frame or game that it does not mention has none.
-        task: "boxes", "ball" or "events"; "" = what the content of `pred` looks like.
-        max_detections, ious, interpolation: boxes, see `tercel.metrics.ap.judge_boxes`.
+        task: "boxes", "oriented", "ball" or "events"; "" = what the content of `pred` looks like. "oriented" judges
+            axis-aligned hulls beside the oriented boxes; "boxes" judges nothing but hulls where there are such.
+        max_detections, ious, interpolation, matching: boxes, see `tercel.metrics.ap.judge_boxes`.
         rules, tolerance: ball, see `tercel.metrics.points.judge_points`; a tolerance such as "5px@original" or "50%".
         size: (H, W) of the frames, where neither a video nor a picture tells it.
         ball_size: the ball's diameter in px, for a tolerance in % where the labels hold no boxes.
         fps: frames per second, for times in ms (default: 120 for OpenTTGames, else not known).
+        lab: boxes, also say where the score is lost (`tercel.metrics.anatomy.dissect`), at the first overlap threshold
+            and under COCO's matching whatever `matching` is.
 
     Raises:
-        TercelError: an unknown task, a source or file that cannot be read, predictions that do not fit the truth.
+        TercelError: an unknown task, a source or file that cannot be read, predictions that do not fit the truth,
+            oriented boxes on one side only, `lab` for other things than boxes.
     """
+    named = bool(task)
     task = task or recognise(Path(pred))
     if task not in TASKS:
         raise TercelError(f"task {task!r} cannot be judged; there is: {', '.join(TASKS)}", f"use --task {TASKS[0]}")
+    if lab and task in ("ball", "events"):
+        raise TercelError(f"the lab judges boxes, not {task}", "leave out --lab")
     if task == "ball":
         bound = Tolerance.parse(tolerance) if tolerance else None
         return _ball(truth, Path(pred), rules, bound, size, ball_size, resamples, seed)
@@ -91,9 +108,10 @@ def score(
     dataset = read(truth, pictures=False, as_written=True)
     ledger = Ledger()
     found = read_predictions(Path(pred), dataset, ledger=ledger)
+    sides = [r.objects for r in dataset.records], [found[r.id] for r in dataset.records]
+    geometry = _geometry(task if named else "", *sides, truth, pred)
     report = judge_boxes(
-        [r.objects for r in dataset.records],
-        [found[r.id] for r in dataset.records],
+        *sides,
         dataset.schema.classes,
         max_detections=max_detections,
         resamples=resamples,
@@ -101,8 +119,52 @@ def score(
         ids=[r.id for r in dataset.records],
         ious=ious,
         interpolation=interpolation,
+        geometry=geometry,
+        matching=matching,
+        sources=_folders(dataset.records),
+        groups=[r.group for r in dataset.records],
     )
-    return ScoreResult(report.scores, report, (*dataset.findings, *ledger.findings(), *report.findings))
+    errors = None
+    if lab:
+        errors = dissect(
+            *sides,
+            dataset.schema.classes,
+            geometry=geometry,
+            ious=ious,
+            cap=max_detections[-1],
+            matching=report.matching if matching == "coco" else None,
+            resamples=resamples,
+            seed=seed,
+        )
+    # What limits the errors limits the scores too: the report has said it.
+    findings = (*dataset.findings, *ledger.findings(), *report.findings)
+    return ScoreResult(report.scores, report, findings, geometry, errors)
+
+
+def _geometry(task: str, truth: Sequence[Objects], found: Sequence[Objects], source: str, pred: str | Path) -> Geometry:
+    """What to judge: what was asked for, else oriented boxes where both sides hold them, else axis-aligned ones."""
+    if task == "boxes":
+        return "boxes"
+    # What holds no object at all has no geometry and fits either.
+    kinds = [{o.obbs is not None for o in side if len(o)} for side in (truth, found)]
+    if task != "oriented" and not any(True in k for k in kinds):
+        return "boxes"
+    for where, k in zip((source, pred), kinds, strict=True):
+        if False in k:
+            raise TercelError(
+                f"{where} holds axis-aligned boxes, so oriented boxes cannot be judged: a hull is none",
+                "judge axis-aligned boxes and hulls instead: --task boxes",
+            )
+    return "oriented"
+
+
+def _folders(records: Sequence[Record]) -> list[str]:
+    """Where each picture's label comes from: the first folder below the one that all of them share."""
+    paths = [Path(r.source.rpartition(":")[0] or r.source).parent.parts for r in records]
+    shared = 0
+    while paths and all(len(p) > shared and p[shared] == paths[0][shared] for p in paths):
+        shared += 1
+    return [p[shared] if len(p) > shared else "" for p in paths]
 
 
 def recognise(pred: Path) -> str:

@@ -30,21 +30,43 @@ VERBS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 FROZEN = {
     "demo": ["task str = ball", "--out Path = demo", "--set list[str] ...", "--json bool"],
     "recipes": ["--json bool"],
-    "show": ["recipe str required", "--set list[str] ...", "--batch Path", "--train str", "--json bool"],
+    "show": [
+        "recipe str", "--set list[str] ...", "--batch Path", "--train str", "--data list[str] ...",
+        "--out Path = data.html", "--json bool",
+    ],
     "train": [
         "recipe str required", "--train str required", "--val str required", "--set list[str] ...", "--out Path = runs",
         "--name str", "--allow-leaks bool", "--start Path", "--json bool",
     ],
     "resume": ["run Path required", "--json bool"],
-    "eval": ["run Path required", "--data str", "--checkpoint str = best", "--out Path", "--json bool"],
+    "eval": ["run Path required", "--data str", "--checkpoint str = best", "--set list[str] ...",
+             "--calibrated bool", "--out Path", "--json bool"],
     "score": [
         "--truth str", "--pred str", "--task str", "--rule str = all", "--tolerance str", "--size str",
         "--ball-size float", "--fps float", "--check-table Path", "--max-detections str = 1,10,100",
-        "--resamples int = 200", "--json bool",
+        "--ious str", "--interpolation str = 101", "--matching str = coco", "--resamples int = 200", "--lab bool",
+        "--json bool",
     ],
     "predict": [
         "run Path required", "media list[str] required ...", "--out Path = predictions", "--checkpoint str = best",
-        "--min-score float 0..1", "--drawn/--no-drawn bool = True", "--json bool",
+        "--set list[str] ...", "--min-score float 0..1", "--drawn/--no-drawn bool = True", "--json bool",
+    ],
+    "agree": [
+        "a str required", "b str required", "--pred str", "--geometry str", "--draws int 0..None = 20",
+        "--max-detections int 1..None = 100", "--resamples int = 200", "--json bool",
+    ],
+    "compare": [
+        "a Path required", "b Path required", "--truth str", "--geometry str", "--max-detections int 1..None = 100",
+        "--resamples int = 1000", "--json bool",
+    ],
+    "calibrate": [
+        "run Path", "--truth str", "--pred str", "--test-truth str", "--test-pred str", "--out Path", "--method str",
+        "--factors str = 0.8,1.25", "--angle float 0..45 = 10.0", "--geometry str",
+        "--max-detections int 1..None = 100", "--resamples int = 200", "--json bool",
+    ],
+    "suspects": [
+        "--truth str required", "--pred str required", "--out Path", "--to str", "--limit int 0..None",
+        "--geometry str", "--json bool",
     ],
     "convert": ["source str required", "out Path required", "--to str required", "--json bool"],
     "runs": ["out Path = runs", "--json bool"],
@@ -130,7 +152,7 @@ def test_version(tercel: Run) -> None:
         (["recipes", "boxes"], "unexpected extra argument"),
         (["score", "--truth", "nowhere", "--pred", "y"], "nowhere does not exist"),
         (["show", "bxes"], "there is no recipe 'bxes'"),
-        (["demo", "oriented"], "there is no demo 'oriented'"),
+        (["demo", "circles"], "there is no demo 'circles'"),
     ],
 )
 def test_misuse_is_2_and_says_why(tercel: Run, words: list[str], message: str) -> None:
@@ -211,6 +233,10 @@ def json_commands(shapes: Path, run: Path, out: Path) -> dict[str, list[Any]]:
         "eval": ["eval", run],
         "score": ["score", "--truth", val, "--pred", run / "preds.jsonl", "--resamples", "0"],
         "predict": ["predict", run, shapes.parent / "images/val", "--out", out / "p"],
+        "agree": ["agree", val, val, "--draws", "2", "--resamples", "0"],
+        "compare": ["compare", run, run / "preds.jsonl", "--truth", val, "--resamples", "50"],
+        "calibrate": ["calibrate", "--truth", val, "--pred", run / "preds.jsonl", "--out", out / "calibration.json"],
+        "suspects": ["suspects", "--truth", val, "--pred", run / "preds.jsonl", "--out", out / "queue", "--to", "voc"],
         "convert": ["convert", val, out / "voc", "--to", "voc"],
         "runs": ["runs", run.parent],
         "report": ["report", out / "t" / "stopped"],
@@ -276,7 +302,8 @@ def test_every_flag_can_be_switched_and_takes_no_value(verb: str, flag: Any) -> 
     """A flag that swallows the word False and means True by it trains the wrong thing (shuttle-31)."""
     needed = {"train": ["boxes", "--train", "a", "--val", "b"], "score": ["--truth", "a", "--pred", "b"],
               "predict": ["r", "x.jpg"], "convert": ["a", "b", "--to", "voc"], "show": ["boxes"], "resume": ["r"],
-              "eval": ["r"], "report": ["r"]}  # fmt: skip
+              "eval": ["r"], "report": ["r"], "agree": ["a", "b"], "compare": ["a", "b"],
+              "suspects": ["--truth", "a", "--pred", "b"]}  # fmt: skip
 
     def value(*words: str) -> Any:
         return VERBS[verb].make_context(verb, [*needed.get(verb, []), *words]).params[flag.name]

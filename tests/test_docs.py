@@ -57,13 +57,14 @@ def check_command(line: str) -> None:
         given = VERBS[words[0]].make_context(words[0], words[1:]).params
     except Exception as e:
         raise AssertionError(f"{line}: {e}") from e
-    recipe = given.get("recipe", "boxes")
+    recipe = given.get("recipe") or "boxes"
     assert recipe in RECIPES, line
     override(RECIPES[recipe](), given.get("settings") or [])
     assert given.get("to", "voc") in FORMATS, line
     for key in ("train_", "val", "truth", "data", "source"):
-        if given.get(key):
-            source.parse(given[key])
+        named = given.get(key) or []
+        for text in named if isinstance(named, list) else [named]:
+            source.parse(text)
 
 
 def commands(text: str) -> list[str]:
@@ -321,5 +322,5 @@ def test_pitfalls_name_tests_that_exist_and_leave_no_id_out() -> None:
     text = (ROOT / "docs/pitfalls.md").read_text()
     for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
         assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.M), f"{path}::{name}"
-    for system, count in (("shuttle", 37), ("pingpong", 28)):
+    for system, count in (("shuttle", 37), ("pingpong", 28), ("aerial", 44)):
         assert re.findall(rf"^\| {system}-(\d+) \|", text, re.M) == [str(i + 1) for i in range(count)]

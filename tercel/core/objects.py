@@ -18,11 +18,14 @@ _COLUMNS: dict[str, tuple[type, tuple[int | None, ...]]] = {
     "boxes": (np.float32, (4,)),
     "ignore": (np.bool_, ()),
     "obbs": (np.float32, (5,)),
+    "heading": (np.float32, ()),
+    "headed": (np.bool_, ()),
     "points": (np.float32, (None, 2)),
     "visible": (np.uint8, (None,)),
     "frame": (np.int64, ()),
     "track": (np.int64, ()),
     "area": (np.float32, ()),
+    "spread": (np.float32, (4,)),
     "scores": (np.float32, ()),
 }
 _REQUIRED = ("labels", "boxes", "ignore")
@@ -41,11 +44,16 @@ class Objects:
         boxes: f32 [N,4], x1 y1 x2 y2 in px, x2 >= x1 and y2 >= y1; may reach beyond the canvas.
         ignore: bool [N], regions that cost nothing when found or missed (crowd, difficult, disabled, don't care).
         obbs: f32 [N,5] cx cy length width theta, or None.
+        heading: f32 [N] radians, clockwise on screen from the x axis: where the front points, apart from the theta of
+            the box; meaningless where `headed` is False.
+        headed: bool [N], whether the front is known; required with heading.
         points: f32 [N,K,2] x y in px, or None.
         visible: u8 [N,K], 0 absent, 1 hidden (place known), 2 visible, 3 visible but blurred; required with points.
         frame: i64 [N] index of the frame within the clip, or None for a still picture.
         track: i64 [N] identity over time, or None.
         area: f32 [N] annotated area in px^2 (COCO: that of the mask) for size bins, or None for that of the box.
+        spread: f32 [N,4] px, standard deviations that a detector states of its oriented boxes: centre x and y, length,
+            width; or None.
         scores: f32 [N] in 0..1 for predictions, None for truth.
 
     Raises:
@@ -58,11 +66,14 @@ class Objects:
     boxes: NDArray[np.float32]
     ignore: NDArray[np.bool_] = None  # type: ignore[assignment]  # None at birth means "none ignored"
     obbs: NDArray[np.float32] | None = None
+    heading: NDArray[np.float32] | None = None
+    headed: NDArray[np.bool_] | None = None
     points: NDArray[np.float32] | None = None
     visible: NDArray[np.uint8] | None = None
     frame: NDArray[np.int64] | None = None
     track: NDArray[np.int64] | None = None
     area: NDArray[np.float32] | None = None
+    spread: NDArray[np.float32] | None = None
     scores: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
@@ -79,6 +90,11 @@ class Objects:
                 continue
             array = _column(name, value, dtype, trailing, n)
             object.__setattr__(self, name, array)
+        if (self.heading is None) != (self.headed is None):
+            raise ValueError("heading [N] and headed [N] come together")
+        if self.obbs is not None and n and (self.obbs[:, 2:4] < 0).any():
+            i = int(np.flatnonzero((self.obbs[:, 2:4] < 0).any(axis=1))[0])
+            raise ValueError(f"obbs have length and width >= 0; row {i} is {self.obbs[i].tolist()}")
         if (self.points is None) != (self.visible is None):
             raise ValueError("points [N,K,2] and visible [N,K] come together")
         if self.points is not None and self.visible is not None and self.points.shape[:2] != self.visible.shape:

@@ -139,10 +139,14 @@ class Warp:
                     raise ValueError("a mirrored warp of keypoints needs flip_index (Schema.flip_index)")
                 points, visible = points[:, flip_index], visible[:, flip_index]
         obbs = None if o.obbs is None else self._obbs(o.obbs)
+        heading = None if o.heading is None else self._angles(o.heading)
         box_points = obb_corners(obbs) if obbs is not None else self.points(box_corners(o.boxes))
         boxes = hull(box_points) if len(o) else o.boxes
         area = None if o.area is None else o.area * np.float32(self.scale**2)
-        out = o._with(self.dst, boxes=boxes, obbs=obbs, points=points, visible=visible, area=area)
+        spread = None if o.spread is None else o.spread * np.float32(self.scale)
+        out = o._with(
+            self.dst, boxes=boxes, obbs=obbs, heading=heading, points=points, visible=visible, area=area, spread=spread
+        )
         if not clip or not len(out):
             return out
         cut = clip_boxes(out.boxes, self.dst)
@@ -165,6 +169,12 @@ class Warp:
             out[:, 4] = np.arctan2(direction[:, 1], direction[:, 0])
             return canonical_obb(out.astype(np.float32))
         return corners_to_obb(self.points(obb_corners(obbs.astype(np.float64)))).astype(np.float32)
+
+    def _angles(self, theta: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Directions [N] of `src`, radians, as they are on `dst`."""
+        angle = theta.astype(np.float64)  # in float32 even a shift would change the last bit
+        direction = np.stack([np.cos(angle), np.sin(angle)], axis=1) @ self.matrix[:2, :2].T
+        return np.arctan2(direction[:, 1], direction[:, 0]).astype(np.float32)
 
     def pixels(self, image: NDArray[np.uint8], fill: int = 114) -> NDArray[np.uint8]:
         """The picture u8 [H,W,3] (or [H,W]) on `dst`, bilinear; outside is `fill`.

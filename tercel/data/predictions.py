@@ -1,14 +1,14 @@
 """Prediction files: Tercel's own preds.jsonl, and those of others, told apart by their content.
 
 preds.jsonl: a header line {"format": "tercel-predictions", "version": 1, "task", "classes", "source"}, then one line
-per picture with its id and the columns of its Objects. Also read: COCO result lists, folders of YOLO text with scores
-(`class cx cy w h score`) and of Object-Detection-Metrics text (`name score x y w h`). Shape legend: N detections.
+per picture with its id and the columns of its Objects. Also read: COCO result lists, whose results have a `bbox`, or an
+`obb` or `corners` (tercel.data.formats.obb_json), and folders of text (tercel.data.prediction_texts).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,16 @@ from tercel.core.files import read_json, write_atomic
 from tercel.core.finding import Ledger, Severity, TercelError
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset
-from tercel.data.formats import common, odm
+from tercel.data.formats import common, obb_json, odm
+from tercel.data.prediction_rows import UNKNOWN, Detections, Lookup, derived, doubts, grouped
+from tercel.data.prediction_texts import read_texts
 
 FORMAT = "tercel-predictions"
 VERSION = 1
 
 _LOOKS_LIKE = (
-    "preds.jsonl; a COCO result list (.json); a folder of text files `class cx cy w h score` or `name score x y w h`"
+    "preds.jsonl; a COCO result list (.json); a folder of text files `class cx cy w h score`, "
+    "`class x1 y1 ... x4 y4 score` or `name score x y w h`"
 )
 
 
@@ -69,7 +72,8 @@ def read_predictions(
     Args:
         path: file or folder, told apart by content.
         truth: gives ids, sizes, class names and COCO category ids.
-        ledger: receives what was counted (pictures that the truth does not know).
+        ledger: receives what was counted: pictures that the truth does not know, detections given twice, scores that
+            are all equal, corners that are no rectangle.
         corners: the four numbers of Object-Detection-Metrics lines are x1 y1 x2 y2, not x y w h.
 
     Raises:
@@ -79,8 +83,19 @@ def read_predictions(
     path, ledger = Path(path), Ledger() if ledger is None else ledger
     if not path.exists():
         raise TercelError(f"{path} does not exist", f"predictions are {_LOOKS_LIKE}")
+    found = _read(path, truth, ledger, corners)
+    doubts(found.items(), path, ledger)
+    return found
+
+
+def _read(path: Path, truth: Dataset, ledger: Ledger, corners: bool) -> dict[str, Objects]:
     if path.is_dir():
-        return _read_texts(path, truth, ledger, corners)
+        files = odm.text_files(path)
+        if not files:
+            own = next((p for p in (path / "preds.jsonl", path / "predictions.jsonl") if p.is_file()), None)
+            hint = f"did you mean {own}?" if own else f"predictions are {_LOOKS_LIKE}"
+            raise TercelError(f"{path} holds no text file", hint)
+        return read_texts(path, files, truth, ledger, corners)
     with open(path, "rb") as f:
         head = f.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
     if head.startswith(b"["):
@@ -89,45 +104,6 @@ def read_predictions(
         return _read_jsonl(path, truth, ledger)
     hint = "this looks like truth: give it as --truth" if b'"images"' in head else f"predictions are {_LOOKS_LIKE}"
     raise TercelError(f"{path} is no prediction file that Tercel knows", hint)
-
-
-class _Lookup:
-    """Number of a truth record by what a prediction file calls its picture."""
-
-    def __init__(self, truth: Dataset) -> None:
-        self.truth = truth
-        self.unknown = 0
-        stems: dict[Any, int] = {}
-        repeated: set[str] = set()
-        for i, r in enumerate(truth.records):
-            stem = os.path.splitext(os.path.basename(r.frames[0].path))[0]
-            repeated |= {stem} & stems.keys()
-            stems[stem] = i
-        self.index: dict[Any, int] = {s: i for s, i in stems.items() if s not in repeated}
-        names = [os.path.basename(r.frames[0].path) for r in truth.records]
-        self.index |= {n: i for i, n in enumerate(names) if os.path.splitext(n)[0] not in repeated}
-        self.index |= {r.id: i for i, r in enumerate(truth.records)}
-        for name, i in list(self.index.items()):  # 139 stands for "139", and for "000000000139" if nothing else does
-            if name.isascii() and name.isdigit():
-                self.index.setdefault(int(name), i)
-        self.index |= {int(r.id): i for i, r in enumerate(truth.records) if r.id.isascii() and r.id.isdigit()}
-
-    def __call__(self, name: str, where: str, ledger: Ledger) -> int:
-        """-1, counted, for a picture that the truth does not know."""
-        i = self.index.get(name, -1)
-        if i < 0:
-            ledger.add("predictions.unknown_picture", Severity.WARNING, _UNKNOWN, f"{where}: {name}")
-        return i
-
-    def none_match(self, path: Path, name: object) -> TercelError:
-        some = self.truth.records[0].id if self.truth.records else "(the truth is empty)"
-        return TercelError(
-            f"{path}: no picture of the predictions occurs in the truth (here {name!r}, there {some!r})",
-            "take the predictions that belong to this truth",
-        )
-
-
-_UNKNOWN = "predictions for pictures that the truth does not list were left out"
 
 
 # -- Tercel's own -------------------------------------------------------------------------------------------------
@@ -144,7 +120,7 @@ def _read_jsonl(path: Path, truth: Dataset, ledger: Ledger) -> dict[str, Objects
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise TercelError(f"{path}:1: the header lists no classes", "write it with write_predictions")
     table = _class_table(names, truth.schema.classes)
-    lookup, found, first = _Lookup(truth), {}, ""
+    lookup, found, first = Lookup(truth), {}, ""
     for n, line in enumerate(lines[1:], 2):
         if not line.strip():
             continue
@@ -160,7 +136,7 @@ def _read_jsonl(path: Path, truth: Dataset, ledger: Ledger) -> dict[str, Objects
         if record.id in found:
             raise TercelError(f"{where}: a second line for {entry['id']!r}", "one line per picture")
         try:
-            o = Objects.from_json(entry)
+            o = _objects(entry)
             labels = table[o.labels]
         except (KeyError, IndexError, TypeError, ValueError) as e:
             raise TercelError(f"{where}: {e}", "correct the line") from e
@@ -176,8 +152,24 @@ def _read_jsonl(path: Path, truth: Dataset, ledger: Ledger) -> dict[str, Objects
         found[record.id] = o if (labels == o.labels).all() else o.replace(labels=labels)
     if first and not found:
         raise lookup.none_match(path, first)
-    like = next(iter(found.values()), _nothing((1, 1)))
-    return {r.id: found[r.id] if r.id in found else Objects.empty(r.size, like) for r in truth.records}
+    return _of_one_kind(path, found, truth)
+
+
+def _of_one_kind(path: Path, found: dict[str, Objects], truth: Dataset) -> dict[str, Objects]:
+    """Objects of every record, all with the same columns; lines without detections may lack some."""
+    filled = {id_: o for id_, o in found.items() if len(o)}
+    like = next(iter(filled.values()), next(iter(found.values()), _nothing((1, 1))))
+    for id_, o in filled.items():
+        if (o.obbs is None) != (like.obbs is None):
+            raise TercelError(f"{path}: {id_!r} has boxes of another kind than the others", "predict it again")
+    return {r.id: filled[r.id] if r.id in filled else Objects.empty(r.size, like) for r in truth.records}
+
+
+def _objects(entry: dict[str, Any]) -> Objects:
+    """The line's columns; with `obbs`, boxes may be left out: they follow from them."""
+    if "obbs" in entry and "boxes" not in entry:
+        entry = {**entry, "boxes": np.zeros((len(entry["labels"]), 4)).tolist()}
+    return derived(Objects.from_json(entry))
 
 
 def _json_line(path: Path, n: int, line: str) -> dict[str, Any]:
@@ -212,38 +204,46 @@ def _read_coco(path: Path, truth: Dataset, ledger: Ledger) -> dict[str, Objects]
     def where(i: int) -> str:
         return f"{path}[{i}] (image_id {results[i].get('image_id')!r})"
 
-    lookup, classes = _Lookup(truth), _category_table(truth, ledger)
+    lookup, classes = Lookup(truth), _category_table(truth, ledger)
     try:
+        oriented = obb_json.is_oriented(results)
         names = [r["image_id"] for r in results]
         owner = np.array([lookup.index.get(n, -1) for n in names], np.int64)
         labels = np.array([classes.get(r["category_id"], -1) for r in results], np.int64)
-        xywh = np.array([r["bbox"] for r in results], np.float64)
         scores = np.array([r["score"] for r in results], np.float64)
+        xywh = np.zeros((len(results), 4)) if oriented else np.array([r["bbox"] for r in results], np.float64)
         if len(results) and xywh.shape != (len(results), 4):
             raise ValueError
         xywh = xywh.reshape(-1, 4)
     except (KeyError, TypeError, ValueError) as e:
         raise _first_bad(path, results) from e
     for i in np.flatnonzero(owner < 0).tolist():
-        ledger.add("predictions.unknown_picture", Severity.WARNING, _UNKNOWN, where(i))
+        ledger.add("predictions.unknown_picture", Severity.WARNING, UNKNOWN, where(i))
     if len(owner) and (owner < 0).all():
         raise lookup.none_match(path, names[0])
     for i in np.flatnonzero((labels < 0) & (owner >= 0))[:1].tolist():
         raise common.unknown_class(where(i), results[i]["category_id"], [f"{c}" for c in classes])
-    _refuse(xywh[:, 2:], np.concatenate([xywh, scores[:, None]], axis=1), scores, where)
     boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    return _grouped(truth, owner, labels, boxes, scores)
+    d = Detections(owner=owner, labels=labels, scores=scores, boxes=boxes, where=where)
+    if oriented:
+        heading, headed = obb_json.read_headings(results)
+        obbs = obb_json.read_obbs(results, where, ledger)
+        d = dataclasses.replace(d, obbs=obbs, heading=heading, headed=headed)
+    return grouped(truth, d)
 
 
 def _first_bad(path: Path, results: Any) -> TercelError:
+    keys: tuple[str, ...] = ("image_id", "category_id", "bbox", "score")
+    if all(isinstance(r, dict) for r in results) and obb_json.is_oriented(results):
+        keys = ("image_id", "category_id", "score")
     for i, r in enumerate(results):
         if not isinstance(r, dict):
             return TercelError(f"{path}[{i}]: not a JSON object", "a result has image_id, category_id, bbox and score")
-        for key in ("image_id", "category_id", "bbox", "score"):
+        for key in keys:
             if key not in r:
                 return TercelError(f"{path}[{i}]: has no {key!r}", "a result has image_id, category_id, bbox and score")
-        numbers = r["bbox"] if isinstance(r["bbox"], list) else []
-        if len(numbers) != 4 or not all(isinstance(x, int | float) for x in [*numbers, r["score"]]):
+        numbers = r["bbox"] if isinstance(r.get("bbox"), list) else []
+        if len(numbers) != 4 * ("bbox" in keys) or not all(isinstance(x, int | float) for x in [*numbers, r["score"]]):
             return TercelError(f"{path}[{i}]: bbox is x y width height and score a number", "correct the result")
         if not isinstance(r["image_id"], int | str) or not isinstance(r["category_id"], int):
             return TercelError(f"{path}[{i}]: image_id and category_id are ids", "correct the result")
@@ -257,111 +257,3 @@ def _category_table(truth: Dataset, ledger: Ledger) -> dict[int, int]:
         message = "the truth has no category ids: 1..C in the order of its classes were assumed for the results"
         ledger.add("predictions.category_ids", Severity.INFO, message, truth.source)
     return {c: i for i, c in enumerate(ids)}
-
-
-# -- folders of text files ----------------------------------------------------------------------------------------
-
-
-def _read_texts(folder: Path, truth: Dataset, ledger: Ledger, corners: bool) -> dict[str, Objects]:
-    """One text file per picture; YOLO's when the lines begin with numbers and all shares are small."""
-    files = odm.text_files(folder)
-    if not files:
-        own = next((p for p in (folder / "preds.jsonl", folder / "predictions.jsonl") if p.is_file()), None)
-        hint = f"did you mean {own}?" if own else f"predictions are {_LOOKS_LIKE}"
-        raise TercelError(f"{folder} holds no text file", hint)
-    lookup = _Lookup(truth)
-    names: list[str] = []
-    values: list[list[float]] = []
-    owner: list[int] = []
-    lines: list[tuple[Path, int]] = []
-    matched = 0
-    for f in files:
-        i = lookup(f.stem, str(f), ledger)
-        matched += i >= 0
-        for n, line in enumerate(common.read_text(f).splitlines(), 1):
-            fields = line.rsplit(maxsplit=5)
-            if not fields or i < 0:
-                continue
-            try:
-                values.append([float(x) for x in fields[1:]])
-                if len(fields) != 6:
-                    raise ValueError
-            except ValueError as e:
-                kinds = "`class cx cy w h score` (YOLO) or `name score x y w h`"
-                raise TercelError(
-                    f"{f}:{n}: a detection is {kinds}, not {line.strip()!r}",
-                    "are the scores missing? write the predictions with them"
-                    if len(fields) == 5
-                    else "correct the line",
-                ) from e
-            names.append(fields[0].strip())
-            owner.append(i)
-            lines.append((f, n))
-    if not matched:
-        raise lookup.none_match(folder, files[0].stem)
-
-    def where(i: int) -> str:
-        return f"{lines[i][0]}:{lines[i][1]}"
-
-    table = np.array(values, np.float64).reshape(-1, 5)
-    owners = np.array(owner, np.int64)
-    yolo = all(n.isdigit() for n in names) and not (table[:, 1:4] > 1.5).any()
-    labels = _numbered(names, truth, where) if yolo else _named(names, truth, where)
-    scores, boxes = (table[:, 4], table[:, :4]) if yolo else (table[:, 0], table[:, 1:])
-    relative = yolo or bool(len(boxes) and ((boxes >= 0) & (boxes <= 1)).all())
-    if relative and any(f.check == "labels.size_from_boxes" for f in truth.findings):
-        raise TercelError(
-            f"{folder}: shares of pictures whose size the truth does not tell", "give the truth its pictures"
-        )
-    wh = boxes[:, 2:] - boxes[:, :2] if corners and not yolo else boxes[:, 2:]
-    _refuse(wh, table, scores, where)
-    sizes = np.array([r.size for r in truth.records], np.float64)[owners]
-    xywh = np.concatenate([boxes[:, :2], wh], axis=1)
-    return _grouped(truth, owners, labels, odm.to_xyxy(xywh, sizes, relative and not corners), scores)
-
-
-def _numbered(names: list[str], truth: Dataset, where: Any) -> NDArray[np.int64]:
-    labels = np.array([int(n) for n in names], np.int64)
-    for i in np.flatnonzero(labels >= len(truth.schema.classes))[:1].tolist():
-        raise common.unknown_class(where(i), int(labels[i]), [str(c) for c in range(len(truth.schema.classes))])
-    return labels
-
-
-def _named(names: list[str], truth: Dataset, where: Any) -> NDArray[np.int64]:
-    ids = {c: i for i, c in enumerate(truth.schema.classes)}
-    for i, n in enumerate(names):
-        if n not in ids:
-            raise common.unknown_class(where(i), n, truth.schema.classes)
-    return np.array([ids[n] for n in names], np.int64)
-
-
-# -- judging and grouping -----------------------------------------------------------------------------------------
-
-
-def _refuse(wh: NDArray[np.float64], numbers: NDArray[np.float64], scores: NDArray[np.float64], where: Any) -> None:
-    """Errors that name the first bad detection."""
-    for bad, what, remedy in (
-        (~np.isfinite(numbers).all(axis=1), "a number that is NaN or infinite", "find out where it came from"),
-        ((wh < 0).any(axis=1), "a negative width or height", "boxes are x y width height (corners need corners=True)"),
-        (~((scores >= 0) & (scores <= 1)), "a score outside 0..1", "scores are probabilities: apply the sigmoid"),
-    ):
-        for i in np.flatnonzero(bad)[:1].tolist():
-            raise TercelError(f"{where(i)}: {what} ({int(bad.sum())} such detections)", remedy)
-
-
-def _grouped(
-    truth: Dataset,
-    owner: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    boxes: NDArray[np.float64],
-    scores: NDArray[np.float64],
-) -> dict[str, Objects]:
-    known = owner >= 0
-    columns: dict[str, NDArray[Any]] = {
-        "labels": labels[known],
-        "boxes": boxes[known].astype(np.float32),
-        "ignore": np.zeros(int(known.sum()), np.bool_),
-        "scores": scores[known].astype(np.float32),
-    }
-    objects = common.group(columns, owner[known], [r.size for r in truth.records])
-    return {r.id: o for r, o in zip(truth.records, objects, strict=True)}

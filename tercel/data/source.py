@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tercel.core.finding import Finding, Severity, TercelError
-from tercel.core.objects import labels_count
+from tercel.core.objects import Objects, labels_count
 from tercel.core.record import Dataset
 from tercel.data.formats import FORMATS, Format
 from tercel.data.formats.common import Options
@@ -90,6 +90,11 @@ def splits(text: str) -> list[str]:
     return _format_of(source).splits(source.path)
 
 
+def format_name(text: str) -> str:
+    """The name of a source's format, recognised where the text does not say."""
+    return _format_of(parse(text)).NAME
+
+
 def write(dataset: Dataset, out: Path | str, format: str, *, split: str = "train", pictures: bool = True) -> list[Path]:
     """Write a data set; pictures are hard-linked where possible, else copied.
 
@@ -146,8 +151,21 @@ def convert(
     if ignored:
         message = f"ignored objects were left out: {to} has no place for them"
         findings.append(Finding("convert.ignored", Severity.WARNING, message, ignored))
+    findings += _lost(kept, [r.objects for r in back.records], to)
     message = f"{len(back)} pictures and {objects_out} objects went in and came out as {to}"
     return (*findings, Finding("convert.counts", Severity.INFO, message, objects_out))
+
+
+def _lost(before: Sequence[Objects], after: Sequence[Objects], to: str) -> Iterator[Finding]:
+    """What oriented boxes lose in formats without angles or headings."""
+    angles = sum(len(o) for o in before if o.obbs is not None) - sum(len(o) for o in after if o.obbs is not None)
+    if angles:
+        message = f"oriented boxes became the upright boxes around them: {to} has no place for angles"
+        yield Finding("convert.angles", Severity.WARNING, message, angles)
+    headed = [sum(int(o.headed.sum()) for o in part if o.headed is not None) for part in (before, after)]
+    if headed[0] > headed[1]:
+        message = f"headings were left out: {to} has no place for them"
+        yield Finding("convert.headings", Severity.WARNING, message, headed[0] - headed[1])
 
 
 # -- recognition --------------------------------------------------------------------------------------------------

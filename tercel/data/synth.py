@@ -5,7 +5,7 @@ a set of 1000. Shapes are polygons; the label is the hull of the polygon, so it 
 pixels are the polygon's coverage at 8 x 8 sub-pixels.
 
 Each kind of scene is one pair of functions: `draw_<kind>(rng, ...) -> Scene` and `make_<kind>(out, ...) -> Path`.
-Shared by all kinds: `background`, `Shape` and its `coverage`, `finish`, and `_write_all`, which knows about folders.
+Shared by all kinds: `background`, `Shape` and its `coverage`, `finish`, and `write_all`, which knows about folders.
 
 Shape legend: H, W picture; P polygon corners; 3 = RGB; float colours in 0..255.
 """
@@ -320,7 +320,17 @@ def make_boxes(
     recipe = {"kind": "boxes", "version": VERSION, "n": n, "seed": seed, "size": list(size), "classes": names} | {
         "splits": shares
     }
-    return _write_all(Path(out), recipe, lambda rng: draw_boxes(rng, size, names))
+
+    def conclude(folder: Path) -> None:
+        for split in shares:
+            (folder / "images" / split).mkdir(parents=True, exist_ok=True)
+            (folder / "labels" / split).mkdir(parents=True, exist_ok=True)
+        lines = [f"{split}: images/{split}" for split in shares]
+        lines += ["names:", *(f"  {i}: {name}" for i, name in enumerate(names))]
+        write_atomic(folder / "data.yaml", "\n".join(["path: .", *lines]) + "\n")
+
+    write_all(Path(out), recipe, lambda rng: draw_boxes(rng, size, names), _write_yolo, conclude)
+    return Path(out) / "data.yaml"
 
 
 # -- folders ----------------------------------------------------------------------------------------------------
@@ -338,15 +348,26 @@ def split_counts(n: int, shares: Mapping[str, float]) -> dict[str, int]:
     return dict(zip(shares, np.diff(edges).tolist(), strict=True))
 
 
-def _write_all(out: Path, recipe: dict[str, Any], draw: Callable[[np.random.Generator], Scene]) -> Path:
-    """Draw every scene into a temporary folder beside `out` and rename it: half a set never looks like a whole one."""
+def write_all(
+    out: Path,
+    recipe: dict[str, Any],
+    draw: Callable[[np.random.Generator], Scene],
+    write: Callable[[Path, str, str, Scene], None],
+    conclude: Callable[[Path], None],
+) -> None:
+    """Draw every scene into a temporary folder beside `out` and rename it: half a set never looks like a whole one.
+
+    Args:
+        recipe: what the set is made from, with n, seed and splits; a folder that holds the same is left as it is.
+        write: (folder, split, name, scene) writes one picture and its label; `conclude` what the whole folder needs.
+    """
     counts = split_counts(recipe["n"], recipe["splits"])
     if out.exists() and not out.is_dir():
         raise TercelError(f"{out} is a file", "choose another folder")
     if out.is_dir() and any(out.iterdir()):
         marker = out / MARKER
         if marker.is_file() and read_json(marker) == recipe:
-            return out / "data.yaml"
+            return
         raise TercelError(f"{out} is not empty and holds another data set", "choose another folder or remove it")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -358,14 +379,9 @@ def _write_all(out: Path, recipe: dict[str, Any], draw: Callable[[np.random.Gene
         for split, count in counts.items():
             for _ in range(count):
                 scene = draw(np.random.default_rng([recipe["seed"], index]))
-                _write_yolo(work, split, f"{index:05d}", scene)
+                write(work, split, f"{index:05d}", scene)
                 index += 1
-        for split in counts:
-            (work / "images" / split).mkdir(parents=True, exist_ok=True)
-            (work / "labels" / split).mkdir(parents=True, exist_ok=True)
-        lines = [f"{split}: images/{split}" for split in counts]
-        lines += ["names:", *(f"  {i}: {name}" for i, name in enumerate(recipe["classes"]))]
-        write_atomic(work / "data.yaml", "\n".join(["path: .", *lines]) + "\n")
+        conclude(work)
         write_json(work / MARKER, recipe)
         work.chmod(0o755)
         if out.is_dir():
@@ -375,22 +391,24 @@ def _write_all(out: Path, recipe: dict[str, Any], draw: Callable[[np.random.Gene
         raise TercelError(f"cannot write {out}: {e.strerror or e}", "free some space or choose another folder") from e
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return out / "data.yaml"
+
+
+def write_picture(path: Path, image: NDArray[np.uint8]) -> None:
+    """The picture u8 [H,W,3] as a JPEG of good quality, in a folder that is made."""
+    import cv2
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done, code = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 92])
+    if not done:
+        raise TercelError(f"cannot encode {path}", "check that there is space, and OpenCV's installation")
+    path.write_bytes(code.tobytes())
 
 
 def _write_yolo(folder: Path, split: str, name: str, scene: Scene) -> None:
     """One picture and its label file: class, centre and size as shares of the picture's width and height."""
-    import cv2
-
-    picture = folder / "images" / split / f"{name}.jpg"
     label = folder / "labels" / split / f"{name}.txt"
-    picture.parent.mkdir(parents=True, exist_ok=True)
+    write_picture(folder / "images" / split / f"{name}.jpg", scene.image)
     label.parent.mkdir(parents=True, exist_ok=True)
-    bgr = np.ascontiguousarray(scene.image[..., ::-1])
-    done, code = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
-    if not done:
-        raise TercelError(f"cannot encode {picture}", "check that there is space, and OpenCV's installation")
-    picture.write_bytes(code.tobytes())
     h, w = scene.objects.size
     rows = []
     for c, (x1, y1, x2, y2) in zip(scene.objects.labels, scene.objects.boxes.astype(np.float64), strict=True):

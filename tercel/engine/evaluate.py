@@ -1,4 +1,4 @@
-"""From a data set to detections on its original canvases, and to a judgement. Boxes; balls are in engine/ball.py."""
+"""From a data set to boxes on its original canvases, and to a judgement; balls are in engine/ball.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tercel.core.record import Dataset
 from tercel.core.warp import Warp
 from tercel.data.loader import Loader
 from tercel.engine.device import Runtime
-from tercel.metrics.ap import judge_boxes
+from tercel.metrics.ap import Geometry, judge_boxes
 from tercel.models.detector import Detector
 
 Progress = Callable[[int, int], None]  # (done, total) pictures
@@ -60,6 +60,10 @@ def detect(
 
     The same network output is decoded in training's evaluation, `eval` and `predict`: there is one path.
     """
+    if settings.tiles.on or settings.views.on:
+        from tercel.engine.tiles import detect_tiled  # it needs what is below
+
+        return detect_tiled(model, loader, settings, runtime, progress)
     ledger = Ledger()
     found: dict[str, Objects] = {}
     was_training = model.training
@@ -88,6 +92,9 @@ def detect(
 def unwarp(objects: Objects, warp: Warp) -> Objects:
     """Detections on the network canvas, back on the picture they came from."""
     out = warp.inverse().objects(objects)
+    if out.obbs is not None:  # an oriented box is not cut; one that lies in the letterbox's border alone is none
+        (h, w), b = out.size, out.boxes
+        return out[(b[:, 2] > 0) & (b[:, 3] > 0) & (b[:, 0] < w) & (b[:, 1] < h)]
     boxes = clip_boxes(out.boxes, out.size)
     solid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) if len(out) else np.zeros(0, bool)
     return out.replace(boxes=boxes)[solid]
@@ -104,15 +111,20 @@ def judge(
     settings: Settings,
     findings: Iterable[Finding] = (),
     resamples: int | None = None,
+    geometry: Geometry = "boxes",
 ) -> Evaluation:
     """Scores of detections against the truth; `resamples` 0 leaves the intervals out."""
+    tiled = settings.tiles.on or settings.views.on
+    cap = max(settings.max_detections, settings.tiles.max_detections if tiled else 0)
     report = judge_boxes(
         [r.objects for r in dataset.records],
         [found[r.id] for r in dataset.records],
         dataset.schema.classes,
-        max_detections=(1, 10, max(100, settings.max_detections)),
+        max_detections=(1, 10, max(100, cap)),
         resamples=settings.resamples if resamples is None else resamples,
         ids=[r.id for r in dataset.records],
+        geometry=geometry,
+        groups=[r.group for r in dataset.records],
     )
     ids = tuple(r.id for r in dataset.records)
     return Evaluation(ids, tuple(found[i] for i in ids), report, (*findings, *report.findings))
@@ -131,4 +143,5 @@ def encode_ceiling(recipe: Recipe, dataset: Dataset, model_head: Any, suppress: 
         targets = model_head.encode([warp.objects(r.objects, dataset.schema.flip_index)])
         decoded, _ = model_head.decode(model_head.ideal(targets, recipe.data.size), settings)
         found[r.id] = unwarp(decoded[0], warp)
-    return judge(dataset, found, settings, resamples=0)
+    geometry: Geometry = "oriented" if recipe.task == "oriented" else "boxes"
+    return judge(dataset, found, settings, resamples=0, geometry=geometry)

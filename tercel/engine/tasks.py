@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Protocol
 
-from tercel.config import BallGrid, BallHeatmap, BoxHead, Recipe
+from tercel.config import AnchorHead, BallGrid, BallHeatmap, BoxHead, OrientedHead, Recipe
 from tercel.core.finding import Finding, TercelError
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset, Record
@@ -19,9 +19,14 @@ from tercel.data.predictions import write_predictions
 from tercel.engine.device import Runtime
 from tercel.engine.evaluate import Evaluation, Progress, detect, judge, plain_loader
 from tercel.engine.run import Run
+from tercel.metrics.ap import Geometry
 from tercel.models.detector import Detector
 
-HEADS: dict[str, tuple[type, ...]] = {"boxes": (BoxHead,), "ball": (BallGrid, BallHeatmap)}
+HEADS: dict[str, tuple[type, ...]] = {
+    "boxes": (AnchorHead, BoxHead),
+    "oriented": (OrientedHead,),
+    "ball": (BallGrid, BallHeatmap),
+}
 
 
 class Task(Protocol):
@@ -55,10 +60,12 @@ class Task(Protocol):
 
 
 class BoxTask:
-    """Axis-aligned boxes on still pictures."""
+    """Boxes on still pictures, axis-aligned or oriented."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+        oriented = recipe.task == "oriented" or recipe.evaluate.views.orient > 0
+        self.geometry: Geometry = "oriented" if oriented else "boxes"
 
     def training(self, dataset: Dataset) -> Dataset:
         return dataset
@@ -78,14 +85,16 @@ class BoxTask:
         findings: tuple[Finding, ...] = (),
         resamples: int | None = None,
     ) -> Evaluation:
-        return judge(dataset, found, self.recipe.evaluate, findings, resamples)
+        return judge(dataset, found, self.recipe.evaluate, findings, resamples, self.geometry)
 
     def samples(self, dataset: Dataset, evaluation: Evaluation, count: int) -> list[tuple[Record, Objects]]:
         return list(zip(dataset.records[:count], evaluation.predictions, strict=False))
 
     def write(self, run: Run, dataset: Dataset, evaluation: Evaluation) -> None:
         pairs = zip(evaluation.ids, evaluation.predictions, strict=True)
-        write_predictions(run.preds_path, dataset.schema.classes, pairs, source=dataset.source, replace=True)
+        write_predictions(
+            run.preds_path, dataset.schema.classes, pairs, task=self.geometry, source=dataset.source, replace=True
+        )
 
 
 def task_of(recipe: Recipe) -> Task:

@@ -48,7 +48,11 @@ def cautions(
         ledger.add("score.class_without_truth", Severity.INFO,
                    "classes without truth: their scores are undefined and left out of the means",
                    classes[int(c)])  # fmt: skip
-    flat = (pred.boxes[:, 2:] <= pred.boxes[:, :2]).any(axis=1)
+    region = truth.picture[truth.ignore]
+    about("score.ignored_truths", Severity.INFO, f"pictures with ignored truths ({len(region)} in all: crowd, "
+          "difficult, disabled, don't care), which cost nothing when found or missed", np.unique(region))  # fmt: skip
+    sides = pred.boxes[:, 2:] - pred.boxes[:, :2] if pred.obbs is None else pred.obbs[:, 2:4]
+    flat = (sides <= 0).any(axis=1)
     about("score.flat_detections", Severity.WARNING, "detections without area never match; check width and height",
           pred.picture[flat])  # fmt: skip
     if len(pred):
@@ -102,12 +106,17 @@ def _groups(pool: Pool) -> tuple[Ints, Ints, Ints]:
 
 
 def check_invariants(
-    m: Matching, s: Resampled, detections: int, precision: NDArray[np.float64] | None, recall: NDArray[np.float64]
+    m: Matching,
+    s: Resampled,
+    detections: int,
+    precision: NDArray[np.float64] | None = None,
+    recall: NDArray[np.float64] | None = None,
 ) -> None:
     """Things that are true of every evaluation, whatever the input.
 
     Args:
-        detections: how many there were. precision, recall: hotcoco's arrays, to be compared where they are given.
+        detections: how many there were. precision [T,P,C,A,M], recall [T,C,A,M]: hotcoco's arrays, to be compared where
+            they are given.
 
     Raises:
         AssertionError: a bug in this package (or in hotcoco), never misuse.
@@ -127,6 +136,29 @@ def check_invariants(
     if precision is not None:
         theirs, ours = np.moveaxis(precision.mean(axis=1)[..., -1], -1, 0), s.ap[..., 0]
         holds(np.allclose(ours, theirs, rtol=0, atol=1e-5, equal_nan=True), "two computations of AP disagree")
-    theirs = np.moveaxis(recall[..., -1], -1, 0)
-    same = np.allclose(s.recall[..., 0], theirs, rtol=0, atol=1e-5, equal_nan=True)
-    holds(same, "two computations of recall disagree")
+    if recall is not None:
+        theirs, ours = np.moveaxis(recall[..., -1], -1, 0), s.recall[..., 0]
+        holds(np.allclose(ours, theirs, rtol=0, atol=1e-5, equal_nan=True), "two computations of recall disagree")
+
+
+def second_opinion(
+    s: Resampled, precision: NDArray[np.float64] | None, recall: NDArray[np.float64], tolerance: float = 1e-5
+) -> list[Finding]:
+    """Where hotcoco's AP or recall of oriented boxes differs from ours: no error, since two kernels round differently
+    and a pair that lies on a threshold may fall on either side of it.
+
+    Args:
+        precision [T,P,C,A,M] (None: AP is not compared), recall [T,C,A,M]: hotcoco's arrays.
+    """
+    pairs = [(s.recall[..., 0], np.moveaxis(recall[..., -1], -1, 0))]
+    if precision is not None:
+        pairs.append((s.ap[..., 0], np.moveaxis(precision.mean(axis=1)[..., -1], -1, 0)))
+    gaps = np.stack([np.where(np.isnan(a) & np.isnan(b), 0, np.abs(a - b)) for a, b in pairs])
+    apart = int((~(gaps <= tolerance)).any(axis=0).sum())
+    if not apart:
+        return []
+    message = (
+        "scores of one class, size and threshold in which hotcoco, a second implementation, differs "
+        f"(by {np.nanmax(gaps):.2g} at most): overlaps that lie on a threshold"
+    )
+    return [Finding("score.second_opinion", Severity.WARNING, message, apart)]

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from tercel.core.geometry import box_area
 from tercel.metrics.match import SIZES, Floats, Pool
 
 
 def evaluate(
     truth: Pool, pred: Pool, classes: int, *, ious: Sequence[float], caps: Sequence[int], steps: int = 100
 ) -> tuple[Floats, Floats, Floats]:
-    """Precision, recall and score arrays of the COCO protocol, size bins `SIZES`.
+    """Precision, recall and score arrays of the COCO protocol, size bins `SIZES`; of oriented boxes if truth has them.
 
     Returns:
         precision [T,P,C,A,M] at P = steps + 1 recalls, recall [T,C,A,M], score [T,P,C,A,M] of the detection that
@@ -33,13 +34,8 @@ def evaluate(
         "categories": [{"id": c + 1, "name": str(c)} for c in range(classes)],
         "annotations": [],
     })  # fmt: skip
-    # Results are loaded from an array in a few ms, annotations from dictionaries in a few hundred: so truths enter as
-    # results, and their annotated areas and crowd flags are set afterwards.
-    gt = frame.load_res(_rows(truth))
-    if len(truth):
-        gt.update_anns(ids=np.arange(1, len(truth) + 1), area=truth.areas)
-        gt.update_anns([{"id": int(i) + 1, "iscrowd": 1} for i in np.flatnonzero(truth.ignore)])
-    ev = hotcoco.COCOeval(gt, gt.load_res(_rows(pred)), "bbox")
+    gt, found = _loaded(frame, truth, pred)
+    ev = hotcoco.COCOeval(gt, found, "bbox" if truth.obbs is None else "obb")
     ev.params.max_dets, ev.params.iou_thrs, ev.params.rec_thrs = list(caps), list(ious), grid.tolist()
     ev.params.area_rng, ev.params.area_rng_lbl = [list(r) for r in SIZES.values()], list(SIZES)
     ev.evaluate()
@@ -50,6 +46,41 @@ def evaluate(
         values[values < 0] = np.nan
     score[(precision == 0) | np.isnan(precision)] = np.nan  # a recall that was never reached has no score
     return precision, recall, score
+
+
+def _loaded(frame: Any, truth: Pool, pred: Pool) -> tuple[Any, Any]:
+    """Both sides as hotcoco's data sets."""
+    if truth.obbs is not None:
+        import hotcoco
+
+        empty = {"images": frame.dataset["images"], "categories": frame.dataset["categories"]}
+        annotations = [{"id": i + 1, **a} for i, a in enumerate(_annotations(truth, "area", "iscrowd"))]
+        gt = hotcoco.COCO(empty | {"annotations": annotations})
+        found = gt.load_res(_annotations(pred, "score"))
+        found.update_anns(ids=np.arange(1, len(pred) + 1), area=pred.areas)
+        return gt, found
+    # Results are loaded from an array in a few ms, annotations from dictionaries in a few hundred: so truths enter as
+    # results, and their annotated areas and crowd flags are set afterwards.
+    gt = frame.load_res(_rows(truth))
+    if len(truth):
+        gt.update_anns(ids=np.arange(1, len(truth) + 1), area=truth.areas)
+        gt.update_anns([{"id": int(i) + 1, "iscrowd": 1} for i in np.flatnonzero(truth.ignore)])
+    found = gt.load_res(_rows(pred))
+    if not np.array_equal(pred.areas, box_area(pred.boxes)):  # hulls of oriented boxes have another area than these
+        found.update_anns(ids=np.arange(1, len(pred) + 1), area=pred.areas)
+    return gt, found
+
+
+def _annotations(pool: Pool, *more: str) -> list[dict[str, Any]]:
+    """Oriented boxes as hotcoco's dictionaries, with the columns named. Results must not have `bbox`: hotcoco 1.3 would
+    then take their area from a polygon that it makes of it.
+    """
+    obbs = np.zeros((0, 5)) if pool.obbs is None else pool.obbs
+    columns = {"image_id": pool.picture + 1, "category_id": pool.labels + 1, "obb": obbs}
+    columns |= {"area": pool.areas, "iscrowd": pool.ignore.astype(np.int64), "score": pool.scores}
+    keys = ("image_id", "category_id", "obb", *more)
+    rows = zip(*(columns[k].tolist() for k in keys), strict=True)
+    return [dict(zip(keys, row, strict=True)) for row in rows]
 
 
 def _rows(pool: Pool) -> Floats:

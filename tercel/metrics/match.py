@@ -1,4 +1,6 @@
-"""Which detection found which truth: the COCO rule, on one picture or on a whole data set at once. NumPy only.
+"""Which detection found which truth: the COCO rule (or VOC's), on one picture or a whole data set. NumPy only.
+
+Oriented boxes are compared as they are where both sides have them; everything else is the same for both geometries.
 
 The rule (pycocotools, `evaluateImg`): within one picture and class, detections choose in order of falling score. Each
 takes the truth it overlaps most among those that nobody has taken yet, if the overlap reaches the threshold; truths
@@ -11,7 +13,7 @@ is one bit, number `a * T + t`, of an unsigned integer, so that one pass over th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
@@ -19,8 +21,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from tercel.core.geometry import box_area, box_iou
+from tercel.core.geometry import box_area, box_iou, obb_hull
 from tercel.core.objects import Objects
+from tercel.metrics.greedy import Rule, choose
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -47,6 +50,7 @@ class Pool:
         picture: i64 [N], which picture; row: i64 [N], which row of that picture's Objects.
         labels: i64 [N]. boxes: f64 [N,4] x1 y1 x2 y2 px. areas: f64 [N] px^2. ignore: bool [N]. scores: f64 [N].
         pictures: how many pictures, the empty ones included.
+        obbs: f64 [N,5] cx cy length width theta, or None: then the boxes themselves are compared, else they are hulls.
     """
 
     picture: Ints
@@ -57,6 +61,7 @@ class Pool:
     ignore: Bools
     scores: Floats
     pictures: int
+    obbs: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -64,11 +69,22 @@ class Pool:
     def take(self, rows: Ints) -> Pool:
         """The objects with these indices, in this order."""
         names = ("picture", "row", "labels", "boxes", "areas", "ignore", "scores")
-        return replace(self, **{n: getattr(self, n)[rows] for n in names})
+        obbs = None if self.obbs is None else self.obbs[rows]
+        return replace(self, **{n: getattr(self, n)[rows] for n in names}, obbs=obbs)
+
+    def hulls(self) -> Pool:
+        """The same objects as axis-aligned boxes, uncut. Areas stay those of the objects, and so do the size bins."""
+        if self.obbs is None:
+            return self
+        return replace(self, boxes=obb_hull(self.obbs).astype(np.float64), obbs=None)
 
     @staticmethod
     def of(parts: Sequence[Objects]) -> Pool:
-        """Areas are the annotated ones where there are any, else those of the boxes; scores are 1 where absent."""
+        """All objects of all pictures.
+
+        Areas are the annotated ones where there are any, else those of the (oriented) boxes; scores are 1 where absent.
+        Oriented boxes are there when every part that is not empty has them.
+        """
         counts = np.array([len(p) for p in parts], np.int64)
         total = int(counts.sum())
         picture = np.repeat(np.arange(len(parts)), counts)
@@ -79,20 +95,24 @@ class Pool:
             return Pool(picture, row, picture, np.zeros((0, 4)), empty, np.zeros(0, np.bool_), empty, len(parts))
         # In float64 from here on: 32-bit areas of large boxes would shift overlaps by 1e-7 and more.
         boxes = np.concatenate([p.boxes for p in filled]).astype(np.float64)
-        areas = np.asarray(box_area(boxes), np.float64)
+        areas, obbs = np.asarray(box_area(boxes), np.float64), None
+        oriented = [p.obbs for p in filled if p.obbs is not None]
+        if len(oriented) == len(filled):
+            obbs = np.concatenate(oriented).astype(np.float64)
+            areas = obbs[:, 2] * obbs[:, 3]
         annotated = [p.area for p in filled]
         if any(a is not None for a in annotated):
             nan = [np.full(len(p), np.nan) if a is None else a for p, a in zip(filled, annotated, strict=True)]
             given = np.concatenate(nan).astype(np.float64)
             areas = np.where(np.isnan(given), areas, given)
         scores = np.concatenate([np.ones(len(p)) if p.scores is None else p.scores for p in filled]).astype(np.float64)
-        labels = np.concatenate([p.labels for p in filled])
-        return Pool(picture, row, labels, boxes, areas, np.concatenate([p.ignore for p in filled]), scores, len(parts))
+        labels, ignore = (np.concatenate([getattr(p, n) for p in filled]) for n in ("labels", "ignore"))
+        return Pool(picture, row, labels, boxes, areas, ignore, scores, len(parts), obbs)
 
 
 @dataclass(frozen=True)
 class Matching:
-    """What the COCO rule decided, for every size bin and threshold.
+    """What the rule decided, for every size bin and threshold.
 
     Attributes:
         truth: all truths. pred: detections within the cap, sorted by class, then by falling score (ties: pictures in
@@ -139,6 +159,7 @@ def match_all(
     ious: Sequence[float] = IOUS,
     sizes: Mapping[str, tuple[float, float]] = SIZES,
     cap: int | None = None,
+    rule: Rule = "coco",
 ) -> Matching:
     """Match detections to truths in all pictures, under every threshold and size bin.
 
@@ -147,6 +168,8 @@ def match_all(
         ious: rising thresholds in 0..1; an overlap equal to the threshold is a match.
         sizes: name -> (low, high) px^2; truths outside are ignored, and so are detections outside that found nothing.
         cap: detections kept per picture *and class*, the highest scores first; None = all.
+        rule: "coco", or "voc" (Pascal VOC, Object-Detection-Metrics): each detection looks only at the truth it
+            overlaps most, and is a false positive if an earlier one took it.
 
     Raises:
         ValueError: thresholds that do not rise, or more of them than fit (T * A <= 63).
@@ -171,8 +194,8 @@ def match_all(
     shifts = np.uint64(len(ious)) * np.arange(len(sizes), dtype=np.uint64)[:, None]
 
     d, g, overlap = _candidates(truth, chosen, key, ious[0])
-    hits, spared, partner = _greedy(
-        d, g, overlap, ignore=truth.ignore, countable=countable, count=len(chosen), ious=ious
+    hits, spared, partner = choose(
+        d, g, overlap, ignore=truth.ignore, countable=countable, count=len(chosen), ious=ious, rule=rule
     )
     spared |= np.bitwise_or.reduce(np.where(outside, block << shifts, np.uint64(0)), axis=0) & ~hits
 
@@ -191,11 +214,12 @@ def _candidates(truth: Pool, pred: Pool, key: Ints, lowest: float) -> tuple[Ints
     first = np.searchsorted(truth_key, key, "left")
     count = np.searchsorted(truth_key, key, "right") - first
     found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    overlap_of = _measure(truth, pred)
     for rows in _blocks(count):
         n = count[rows]
         d = np.repeat(rows, n)
         g = by_key[np.arange(n.sum()) + np.repeat(first[rows] - (np.cumsum(n) - n), n)]
-        overlap = pair_overlap(pred.boxes[d], truth.boxes[g], truth.ignore[g])
+        overlap = overlap_of(d, g)
         keep = (overlap >= min(lowest, 1 - 1e-10)) & (overlap > 0)
         found.append((d[keep], g[keep], overlap[keep]))
     d, g, overlap = (np.concatenate(column) for column in zip(*found, strict=True))
@@ -210,53 +234,50 @@ def _blocks(count: Ints) -> Iterator[Ints]:
         yield from np.split(rows, np.flatnonzero(np.diff(part)) + 1)
 
 
+def _measure(truth: Pool, pred: Pool) -> Callable[[Ints, Ints], Floats]:
+    """A function of pairs (detection [P], truth [P]): their overlaps [P], of oriented boxes where both sides have them.
+
+    Only pairs whose hulls meet are clipped; hulls are made anew, because a reader may have cut those at hand.
+    """
+    if truth.obbs is None or pred.obbs is None:
+        return lambda d, g: pair_overlap(pred.boxes[d], truth.boxes[g], truth.ignore[g])
+    p, t = obb_hull(pred.obbs).T.copy(), obb_hull(truth.obbs).T.copy()
+    pred_obbs, truth_obbs = pred.obbs, truth.obbs
+
+    def measure(d: Ints, g: Ints) -> Floats:
+        near = np.arange(len(d))
+        for low, high in ((0, 2), (1, 3)):  # what is apart in x needs no look at y
+            i, j = d[near], g[near]
+            near = near[(p[low][i] < t[high][j]) & (p[high][i] > t[low][j])]
+        out = np.zeros(len(d))
+        out[near] = pair_overlap(pred_obbs[d[near]], truth_obbs[g[near]], truth.ignore[g[near]])
+        return out
+
+    return measure
+
+
+def overlaps(truth: Objects, pred: Objects) -> Floats:
+    """IoU f64 [D,G] of one picture's detections with its truths: of oriented boxes where both sides have them."""
+    if truth.obbs is not None and pred.obbs is not None:
+        from tercel.core.rotated import obb_iou
+
+        return obb_iou(pred.obbs.astype(np.float64), truth.obbs.astype(np.float64))
+    return np.asarray(box_iou(pred.boxes.astype(np.float64), truth.boxes.astype(np.float64)))
+
+
 def pair_overlap(pred: Floats, truth: Floats, ignore: Bools) -> Floats:
-    """Overlap [P] of boxes [P,4] with truths [P,4]: IoU; for ignore regions intersection over the area of `pred`."""
+    """Overlap [P] of (oriented) boxes with truths, both [P,4] or both [P,5]: IoU; for ignore regions intersection over
+    the area of `pred`."""
+    if pred.shape[1] == 5:
+        from tercel.core.rotated import obb_overlap_pairs
+
+        return obb_overlap_pairs(pred, truth, ignore)
     wh = np.minimum(pred[:, 2:], truth[:, 2:]) - np.maximum(pred[:, :2], truth[:, :2])
     wh = np.maximum(wh, 0)
     inter, area = wh[:, 0] * wh[:, 1], box_area(pred)
     union = np.where(ignore, area, area + box_area(truth) - inter)
     out: Floats = np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
     return out
-
-
-def _greedy(
-    d: Ints, g: Ints, overlap: Floats, *, ignore: Bools, countable: Bools, count: int, ious: Sequence[float]
-) -> tuple[Bits, Bits, Ints]:
-    """Let detections 0..count-1 choose in that order among their candidate pairs: hits, spared bits [D], partner [D].
-
-    Groups of picture and class share no pair, so one sequence over all of them is as good as one each. It runs over
-    Python integers because each step depends on the one before; 40,000 detections take about 20 ms.
-    """
-    bins = len(countable)
-    repeat = sum(1 << a * len(ious) for a in range(bins))
-    # An overlap of 1 must pass a threshold of 1 although it may come out as 1 - 1e-16 (so does pycocotools).
-    passed = np.searchsorted(np.minimum(ious, 1 - 1e-10), overlap, "right")
-    reach = np.array([((1 << n) - 1) * repeat for n in range(len(ious) + 1)], np.uint64)[passed]
-    weight = (np.uint64((1 << len(ious)) - 1) << (np.uint64(len(ious)) * np.arange(bins, dtype=np.uint64)))[:, None]
-    counts = np.bitwise_or.reduce(np.where(countable, weight, np.uint64(0)), axis=0)[g]
-    # Every pair may appear twice: in the size bins where the truth counts, and later in those where it does not.
-    bits = np.concatenate([reach & counts, reach & ~counts])
-    second = np.repeat([False, True], len(d))
-    d, g, overlap = np.tile(d, 2), np.tile(g, 2), np.tile(overlap, 2)
-    order = np.lexsort((-g, -overlap, second, d))
-    order = order[bits[order] > 0]
-    d, g, bits, second = d[order], g[order], bits[order], second[order]
-
-    busy, taken, won = [0] * count, [0] * countable.shape[1], []
-    for i, j, may, shared in zip(d.tolist(), g.tolist(), bits.tolist(), ignore[g].tolist(), strict=True):
-        now = may & ~(busy[i] | taken[j])
-        busy[i] |= now
-        if not shared:
-            taken[j] |= now
-        won.append(now)
-    gain = np.array(won, np.uint64)
-    hits, spared, partner = np.zeros(count, np.uint64), np.zeros(count, np.uint64), np.full(count, -1)
-    np.bitwise_or.at(hits, d[~second], gain[~second])
-    np.bitwise_or.at(spared, d[second], gain[second])
-    at_first = (gain & np.uint64(1)).astype(np.bool_)
-    partner[d[at_first]] = g[at_first]
-    return hits, spared, partner
 
 
 # -- one picture --------------------------------------------------------------------------------------------------
@@ -300,12 +321,9 @@ def match(truth: Objects, pred: Objects, iou: float = 0.5) -> Matches:
     best = np.zeros(len(pred), np.float32)
     if len(truth) and len(pred):
         same = pred.labels[:, None] == truth.labels[None, :]
-        best = np.where(same & ~truth.ignore, box_iou(pred.boxes, truth.boxes), 0).max(axis=1).astype(np.float32)
-        found = to_truth >= 0
-        pairs = to_truth[found]
-        best[found] = pair_overlap(
-            pred.boxes[found].astype(np.float64), truth.boxes[pairs].astype(np.float64), truth.ignore[pairs]
-        )
+        best = np.where(same & ~truth.ignore, overlaps(truth, pred), 0).max(axis=1).astype(np.float32)
+        took = np.flatnonzero(m.partner >= 0)
+        best[rows[took]] = _measure(m.truth, m.pred)(took, m.partner[took])
     return Matches(to_truth, ignored, to_pred, best)
 
 
@@ -328,7 +346,7 @@ def mistakes(
         iou: overlap of a hit; floor: overlap below which there is nothing but background.
     """
     real = truth[~truth.ignore]
-    overlap = box_iou(pred.boxes.astype(np.float64), real.boxes.astype(np.float64))
+    overlap = overlaps(real, pred)
     same = pred.labels[:, None] == real.labels[None, :]
     own = np.where(same, overlap, 0).max(axis=1, initial=0)
     other = np.where(same, 0, overlap).max(axis=1, initial=0)

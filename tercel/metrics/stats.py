@@ -97,7 +97,14 @@ def resample(
 
 
 def weighted_ap(
-    picture: Ints, hit: Bools, spared: Bools, *, positives: Array, weights: Array, interpolation: Interpolation = "101"
+    picture: Ints,
+    hit: Bools,
+    spared: Bools,
+    *,
+    positives: Array,
+    weights: Array,
+    interpolation: Interpolation = "101",
+    late: bool = True,
 ) -> tuple[Array, Array]:
     """AP and final recall [T,R] of one class.
 
@@ -109,6 +116,7 @@ def weighted_ap(
         positives: [R] weighted truths that count. weights: [I,R].
         interpolation: mean over 101 (COCO) or 11 (VOC 2007) recalls, or the area under the curve at `every` recall
             (VOC 2010).
+        late: as pycocotools, whose grid has points a rounding above j / 100: a recall of just j / 100 misses those.
     """
     thresholds, columns = len(hit), weights.shape[1]
     ap, recall = np.zeros((2, thresholds, columns), weights.dtype)
@@ -127,7 +135,7 @@ def weighted_ap(
             total = total + _running(sign * weights[picture[changed]])[np.searchsorted(changed, at, "right")]
         precision = found / np.maximum(total, 1)
         best = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-        share = _share(found, some, interpolation)
+        share = _share(found, some, interpolation, late)
         # Between two hits the curve is flat: each stretch of recalls is worth the best precision at its right end.
         ap[t] = best[0] * share[0] + np.einsum("nr,nr->r", best[1:], np.diff(share, axis=0))
         recall[t] = found[-1] / some
@@ -136,7 +144,7 @@ def weighted_ap(
     return ap, recall
 
 
-def _share(found: Array, positives: Array, interpolation: Interpolation) -> Array:
+def _share(found: Array, positives: Array, interpolation: Interpolation, late: bool = True) -> Array:
     """Which share of all recalls [n,R] is reached once `found` [n,R] truths are: k / G, or grid points passed."""
     if interpolation == "every":
         return found / positives
@@ -146,7 +154,7 @@ def _share(found: Array, positives: Array, interpolation: Interpolation) -> Arra
     passed = np.floor(exact)
     # Only if G is a multiple of 10 (of 5 on the coarse grid) can k / G fall on one of the late grid points.
     odd = np.flatnonzero(positives % (10 if steps == 100 else 5) == 0)
-    if len(odd):
+    if late and len(odd):
         point = passed[:, odd]
         passed[:, odd] -= (exact[:, odd] == point) & _LATE[steps][point.astype(np.intp)]
     passed += 1

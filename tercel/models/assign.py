@@ -1,17 +1,17 @@
-"""Which priors answer for which truths: task-aligned and SimOTA assignment.
+"""Which priors answer for which truths, boxes or oriented boxes: task-aligned, SimOTA and ATSS assignment.
 
-Both work on one flat list of candidate pairs (truth, prior) over the whole batch, so memory grows with the number of
+All work on one flat list of candidate pairs (truth, prior) over the whole batch, so memory grows with the number of
 truths (never truths x priors) and no truth is cut off. The steps, each a function below:
 
-    candidates   priors whose centre lies in the truth (SimOTA: or near its centre); never none for any truth
+    candidates   priors whose centre lies in the truth (SimOTA: or near its centre; ATSS: the nearest ones); never none
     rank         how well each pair fits: the greater the better
-    pick         the best k pairs of each truth
+    pick         the best k pairs of each truth (ATSS: those above a threshold of its own)
     resolve      a prior that several truths picked goes to one of them
     rescue       a truth that lost all its priors gets its best free one, else one from a truth that holds several
 
 Deterministic: sorts are stable, nothing is summed by atomics, ties go to the lower prior index, then the lower truth.
 
-Shape legend: B pictures, A priors, C classes, M truths, P pairs, L levels (strides); px throughout.
+Shape legend: B pictures, A priors, C classes, M truths, P pairs, D = 4 (boxes) or 5 (oriented boxes); px throughout.
 """
 
 from __future__ import annotations
@@ -23,29 +23,35 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tercel.config import SimOta, TaskAligned
+from tercel.config import Atss, SimOta, TaskAligned
 from tercel.core.finding import TercelError
+from tercel.models.atss import FITS, fit, nearest
+from tercel.models.candidates import (
+    Level,
+    Priors,
+    Table,
+    Truths,
+    Windows,
+    cells_of,
+    central,
+    inside,
+    levels_of,
+    nearest_windows,
+    windows_of,
+)
 from tercel.models.losses import box_iou_pairs
+from tercel.models.oriented_losses import probiou
+
+__all__ = ["Assigner", "Assignment", "Overlap", "Priors", "Truths", "assign", "starved"]
+
+Assigner = TaskAligned | SimOta | Atss
+Overlap = Callable[[Tensor, Tensor], Tensor]
+"""(predictions [P,D], truths [P,D]) -> how well they agree [P], 0..1 and 1 for equal ones."""
 
 PAIRS = 1 << 15  # candidate pairs looked at in one go: bounds memory and stays in the cache, never changes the result
 PAIRS_GPU = 1 << 21  # the same on a GPU, where few large steps are quicker
 FLOOR = 1e-30  # of scores and overlaps under a logarithm
 OUTSIDE = 1e5  # SimOTA: added to the cost of a prior that is not both in the box and near its centre
-
-
-class Priors(NamedTuple):
-    """Cell centres: points [A,2] (x, y) and strides [A], level after level, each a full grid row by row."""
-
-    points: Tensor
-    strides: Tensor
-
-
-class Truths(NamedTuple):
-    """What is to be found (nothing ignored) in the batch: picture [M] (sorted), label [M], box [M,4]."""
-
-    image: Tensor
-    labels: Tensor
-    boxes: Tensor
 
 
 class Assignment(NamedTuple):
@@ -69,58 +75,43 @@ class _Pairs(NamedTuple):
     rank: Tensor  # f64 [P], greater is better
 
 
-class _Level(NamedTuple):
-    """One grid of cell centres: prior index = start + row * len(xs) + column."""
-
-    start: int
-    stride: float
-    xs: Tensor
-    ys: Tensor
-
-
-class _Windows(NamedTuple):
-    """Per truth and level a rectangle of cells: first column and row, columns, rows, each i64 [M,L]."""
-
-    x: Tensor
-    y: Tensor
-    columns: Tensor
-    rows: Tensor
-
-
 @torch.no_grad()
-def assign(config: TaskAligned | SimOta, scores: Tensor, boxes: Tensor, priors: Priors, truths: Truths) -> Assignment:
-    """Positives of a batch.
+def assign(
+    config: Assigner, scores: Tensor, boxes: Tensor, priors: Priors, truths: Truths, overlap: Overlap | None = None
+) -> Assignment:
+    """Positives of a batch. "IoU" below is `overlap`.
 
     TaskAligned (Feng et al. 2021): per truth the `topk` priors with centre in the box by score^alpha * IoU^beta; a
     prior picked twice goes to the truth of higher IoU; quality = alignment, scaled per truth so that its best one
     equals its best IoU. SimOta (Ge et al. 2021): per truth the k priors of least cost, k = sum of its `candidates`
-    best IoUs, at least 1; a prior picked twice goes to the truth of lower cost; quality = IoU. A truth that is left
-    without any gets the best of its candidates that is free, else the best one whose owner keeps another.
+    best IoUs, at least 1; a prior picked twice goes to the truth of lower cost; quality = IoU. Atss (Zhang et al.
+    2020, models/atss.py): by the overlap of truth and a fixed square around the prior; quality = IoU of the prediction.
+    A truth that is left without any gets the best of its candidates that is free, else the best one whose owner keeps
+    another.
 
     Args:
         scores: f32 [B,A,C] probabilities.
-        boxes: f32 [B,A,4] decoded boxes in px.
+        boxes: f32 [B,A,D] decoded boxes in px, oriented ones if the truths are.
+        overlap: of predictions with truths. Left out: IoU for boxes, ProbIoU for oriented boxes, which costs less than
+            the exact `rotated_iou` and still tells apart predictions that do not touch their truth.
 
     Raises:
         TercelError: shapes that do not fit, or priors that are no grids.
     """
     _check(scores, boxes, priors, truths)
-    count, prior_count = len(truths.image), len(priors.points)
-    rank = _aligner(config, scores, truths) if isinstance(config, TaskAligned) else _coster(config, scores, truths)
-    levels = _levels(priors)
-    windows = _windows(levels, truths, config.radius if isinstance(config, SimOta) else 0.0)
+    overlap = overlap or (box_iou_pairs if truths.obbs is None else probiou)
+    flat, count, prior_count = boxes.flatten(0, 1), len(truths.image), len(priors.points)
+    levels = levels_of(priors)
+    find, windows = _finder(config, levels, priors, truths)
+    rank = _ranker(config, scores, truths)
 
     def look(rows: Tensor) -> Iterator[_Pairs]:
         """The candidates of the truths in `rows`, in parts of about PAIRS."""
         for part in _parts(windows, rows):
-            truth, prior = _cells(levels, windows, part)
-            handicap = torch.zeros((), dtype=torch.float64, device=truth.device)
-            if isinstance(config, SimOta):
-                truth, prior, central = _near(truth, prior, priors, truths, config.radius)
-                handicap = OUTSIDE * (~central).double()
+            truth, prior, favour = find(part)
             slot = truths.image[truth] * prior_count + prior
-            iou = box_iou_pairs(boxes.reshape(-1, 4)[slot], truths.boxes[truth])
-            yield _Pairs(truth, slot, iou, rank(truth, slot, iou).double() - handicap)
+            iou = overlap(flat[slot], truths.shapes[truth]).float()
+            yield _Pairs(truth, slot, iou, rank(truth, slot, iou).double() + favour)
 
     every = torch.arange(count, device=scores.device)
     picked = _join([_pick(config, pairs) for pairs in look(every)], scores.device)
@@ -142,69 +133,50 @@ def starved(assignment: Assignment, truths: Truths) -> int:
 # -- candidates -----------------------------------------------------------------------------------------------
 
 
-def _levels(priors: Priors) -> list[_Level]:
-    levels, start = [], 0
-    strides, counts = torch.unique_consecutive(priors.strides, return_counts=True)
-    for stride, count in zip(strides.tolist(), counts.tolist(), strict=True):
-        points = priors.points[start : start + count]
-        width = int((points[:, 1] == points[0, 1]).sum())
-        if count % width == 0:
-            grid = points.view(-1, width, 2)
-            xs, ys = grid[0, :, 0].contiguous(), grid[:, 0, 1].contiguous()
-            full = bool((grid[..., 0] == xs).all() & (grid[..., 1] == ys[:, None]).all())
-            full &= bool((xs.diff() > 0).all() & (ys.diff() > 0).all())
-        if count % width or not full:
-            raise TercelError(f"the priors of stride {stride:g} are no grid", "give all cell centres, row by row")
-        levels.append(_Level(start, stride, xs, ys))
-        start += count
-    return levels
+def _finder(
+    config: Assigner, levels: list[Level], priors: Priors, truths: Truths
+) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor, Tensor]], Windows]:
+    """The candidates of some truths [N]: truth [P], prior [P] and what their place adds to their rank, f64 [P] or [].
 
-
-def _windows(levels: list[_Level], truths: Truths, radius: float) -> _Windows:
-    """The cells per level whose centre lies strictly inside the truth, or within radius strides of its centre.
-
-    Where both regions hold cells the window spans both. A truth whose regions hold none on any level gets the one
-    cell per level that is nearest to its centre.
+    Second the windows that they come from. A truth whose windows hold no candidate has the cell per level that is
+    nearest to its centre: windows span a rectangle, and a thin oblique truth may pass between all its cells.
     """
-    low, high = truths.boxes[:, :2], truths.boxes[:, 2:]
-    centre = (low + high) / 2
-    parts = []
-    for level in levels:
-        first, end = _range(level, low, high)
+    if isinstance(config, Atss):
+        windows = nearest_windows(levels, truths, config.topk)
+
+        def closest(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            truth, prior = nearest(priors, truths, *cells_of(levels, windows, rows), config.topk)
+            return truth, prior, fit(priors, truths, truth, prior)
+
+        return closest, windows
+    radius = config.radius if isinstance(config, SimOta) else 0.0
+    windows = windows_of(levels, truths, radius)
+
+    def held(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        truth, prior = cells_of(levels, windows, rows)
+        favour = torch.zeros((), dtype=torch.float64, device=truth.device)
+        if not radius and truths.obbs is None:
+            return truth, prior, favour  # the windows hold nothing else
+        good = inside(priors, truths, truth, prior)
         if radius:
-            near, far = _range(level, centre - radius * level.stride, centre + radius * level.stride)
-            some, more = (first < end).all(1, keepdim=True), (near < far).all(1, keepdim=True)
-            first = torch.where(some & more, torch.minimum(first, near), torch.where(more, near, first))
-            end = torch.where(some & more, torch.maximum(end, far), torch.where(more, far, end))
-        parts.append(torch.cat([first, (end - first).clamp_min(0)], 1))
-    windows = torch.stack(parts, 1)  # [M,L,4]
-    none = windows[..., 2:].prod(2).sum(1) == 0
-    if bool(none.any()):
-        windows[none] = torch.stack([_nearest(level, centre[none]) for level in levels], 1)
-    return _Windows(*windows.unbind(2))
+            near = central(priors, truths, truth, prior, radius)
+            good, favour = good | near, -OUTSIDE * (~(good & near)).double()
+            favour = favour[good]
+        lone = torch.bincount(truth[good], minlength=len(truths.image))[rows] == 0
+        truth, prior = truth[good], prior[good]
+        if bool(lone.any()):
+            rows = rows[lone]
+            around = nearest_windows(levels, truths.take(rows), 1)
+            at, more = cells_of(levels, around, torch.arange(len(rows), device=rows.device))
+            truth, prior = torch.cat([truth, rows[at]]), torch.cat([prior, more])
+            if radius:
+                favour = torch.cat([favour, favour.new_full((len(more),), -OUTSIDE)])
+        return truth, prior, favour
+
+    return held, windows
 
 
-def _range(level: _Level, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """First and end (column, row) [M,2] of the cells with low < centre < high (both [M,2])."""
-    low, high = low.T.contiguous(), high.T.contiguous()
-    lines = (level.xs, level.ys)
-    first = torch.stack([torch.searchsorted(at, v, right=True) for at, v in zip(lines, low, strict=True)], 1)
-    return first, torch.stack([torch.searchsorted(at, v) for at, v in zip(lines, high, strict=True)], 1)
-
-
-def _nearest(level: _Level, centre: Tensor) -> Tensor:
-    """The window [M,4] of the one cell nearest to each centre [M,2]; the lower column or row on a tie."""
-
-    def index(lines: Tensor, at: Tensor) -> Tensor:
-        right = torch.searchsorted(lines, at.contiguous()).clamp_max(len(lines) - 1)
-        left = (right - 1).clamp_min(0)
-        return torch.where((at - lines[left]).abs() <= (lines[right] - at).abs(), left, right)
-
-    column, row = index(level.xs, centre[:, 0]), index(level.ys, centre[:, 1])
-    return torch.stack([column, row, torch.ones_like(row), torch.ones_like(row)], 1)
-
-
-def _parts(windows: _Windows, rows: Tensor) -> Iterator[Tensor]:
+def _parts(windows: Windows, rows: Tensor) -> Iterator[Tensor]:
     """`rows` in parts whose windows have similar numbers of cells (within a factor of 2), PAIRS at most in all.
 
     Similar numbers let `_pick` sort a part as one padded matrix. A part holds one truth at least.
@@ -218,39 +190,16 @@ def _parts(windows: _Windows, rows: Tensor) -> Iterator[Tensor]:
         yield from rows[of_level].split(max(1, budget >> (level + 1)))
 
 
-def _cells(levels: list[_Level], windows: _Windows, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The (truth, prior) pairs of the windows of the truths in `rows`, by truth, then prior."""
-    x, y, columns, lines = (w[rows].flatten() for w in windows)
-    start = torch.tensor([v.start for v in levels], device=rows.device).repeat(len(rows))
-    width = torch.tensor([len(v.xs) for v in levels], device=rows.device).repeat(len(rows))
-    count = columns * lines
-    window = torch.repeat_interleave(count)
-    at = torch.arange(len(window), device=rows.device) - (count.cumsum(0) - count)[window]
-    across = columns[window]
-    row = torch.div(at, across, rounding_mode="floor")
-    prior = (start + y * width + x)[window] + row * width[window] + at - row * across
-    return rows[torch.div(window, len(levels), rounding_mode="floor")], prior
-
-
-def _near(truth: Tensor, prior: Tensor, priors: Priors, truths: Truths, radius: float) -> tuple[Tensor, Tensor, Tensor]:
-    """SimOTA's pairs: the prior in the box or within radius strides of its centre; third, whether both is the case.
-
-    Windows span both regions and so hold corners that lie in neither, which leave. The pairs of a truth that has no
-    other ones (the nearest cells) stay.
-    """
-    x, y = priors.points[prior].unbind(1)
-    x1, y1, x2, y2 = truths.boxes[truth].unbind(1)
-    cx, cy, reach = (x1 + x2) / 2, (y1 + y2) / 2, radius * priors.strides[prior]
-    in_box = (x > x1) & (x < x2) & (y > y1) & (y < y2)
-    near = (x > cx - reach) & (x < cx + reach) & (y > cy - reach) & (y < cy + reach)
-    good = in_box | near
-    found = torch.zeros(len(truths.image), dtype=torch.bool, device=truth.device)
-    found[truth[good]] = True
-    good |= ~found[truth]
-    return truth[good], prior[good], (in_box & near)[good]
-
-
 # -- rank -----------------------------------------------------------------------------------------------------
+
+
+def _ranker(config: Assigner, scores: Tensor, truths: Truths) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """(truth, slot, IoU, each [P]) -> rank [P], but for what the place of a prior adds."""
+    if isinstance(config, TaskAligned):
+        return _aligner(config, scores, truths)
+    if isinstance(config, SimOta):
+        return _coster(config, scores, truths)
+    return lambda truth, slot, iou: torch.zeros_like(iou)  # ATSS goes by places alone
 
 
 def _aligner(config: TaskAligned, scores: Tensor, truths: Truths) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -295,25 +244,19 @@ def _highest(values: Tensor, truth: Tensor, count: int, empty: float) -> Tensor:
 # -- pick, resolve, rescue ------------------------------------------------------------------------------------
 
 
-def _pick(config: TaskAligned | SimOta, pairs: _Pairs) -> _Pairs:
-    """The best k pairs of each truth (k of SimOTA: the sum of the truth's best IoUs, rounded down, at least 1)."""
-    _, row, counts = torch.unique_consecutive(pairs.truth, return_inverse=True, return_counts=True)
-    start = counts.cumsum(0) - counts
-    column = torch.arange(len(row), device=row.device) - start[row]
+def _pick(config: Assigner, pairs: _Pairs) -> _Pairs:
+    """The best k pairs of each truth (k of SimOTA: the sum of the truth's best IoUs, rounded down, at least 1).
 
-    def rows(values: Tensor, empty: float) -> Tensor:
-        table = values.new_full((len(counts), int(counts.max())), empty)
-        table[row, column] = values
-        return table
-
-    order = rows(pairs.rank, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    Of ATSS: those that fit.
+    """
+    if isinstance(config, Atss):
+        return _take(pairs, pairs.rank > FITS)
+    table = Table.of(pairs.truth)
     if isinstance(config, TaskAligned):
-        k = counts.clamp_max(config.topk)
-    else:
-        best = rows(pairs.iou.double(), 0.0).topk(min(config.candidates, order.shape[1]), 1).values
-        k = torch.minimum(best.sum(1).long().clamp_min(1), counts)
-    chosen = torch.arange(order.shape[1], device=row.device) < k[:, None]
-    return _take(pairs, (start[:, None] + order)[chosen])
+        return _take(pairs, table.lowest(-pairs.rank, table.counts.clamp_max(config.topk)))
+    iou = table.fill(pairs.iou.double(), 0.0)
+    k = iou.topk(min(config.candidates, iou.shape[1]), 1).values.sum(1).long().clamp_min(1)
+    return _take(pairs, table.lowest(-pairs.rank, torch.minimum(k, table.counts)))
 
 
 def _resolve(pairs: _Pairs, preference: Tensor) -> _Pairs:
@@ -378,12 +321,13 @@ def _join(parts: list[_Pairs], device: torch.device) -> _Pairs:
 
 
 def _check(scores: Tensor, boxes: Tensor, priors: Priors, truths: Truths) -> None:
-    prior_count, count = len(priors.points), len(truths.image)
-    fits = scores.ndim == 3 and boxes.shape == (*scores.shape[:2], 4) and scores.shape[1] == prior_count
+    prior_count, count, sides = len(priors.points), len(truths.image), truths.shapes.shape[-1]
+    fits = scores.ndim == 3 and boxes.shape == (*scores.shape[:2], sides) and scores.shape[1] == prior_count
     if not fits or priors.strides.shape != (prior_count,):
         raise TercelError(
             f"assign: scores {[*scores.shape]}, boxes {[*boxes.shape]}, {prior_count} priors",
-            "expected [B,A,C], [B,A,4] and A priors with A strides",
+            f"expected [B,A,C], [B,A,{sides}] and A priors with A strides",
         )
-    if truths.labels.shape != (count,) or truths.boxes.shape != (count, 4):
-        raise TercelError(f"assign: {count} truths, labels {[*truths.labels.shape]}, boxes {[*truths.boxes.shape]}")
+    shapes = [*truths.shapes.shape]
+    if truths.labels.shape != (count,) or shapes != [count, 4 if truths.obbs is None else 5]:
+        raise TercelError(f"assign: {count} truths, labels {[*truths.labels.shape]}, boxes {shapes}")

@@ -44,7 +44,7 @@ class Detector(nn.Module):
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Any:
-        size = check_size((images.shape[-2], images.shape[-1]), (divisor(self.config.backbone, self.config.strides),))
+        size = check_size((images.shape[-2], images.shape[-1]), divisors(self.config))
         return self.net(self.neck(self.backbone(stack(images, self.config, self.mean, self.std))), size)
 
 
@@ -81,6 +81,11 @@ def stack(images: Tensor, config: ModelConfig, mean: Tensor, std: Tensor) -> Ten
         return grey
     frames = grey[:, : clip.frames]
     return torch.cat([grey, frames[:, 1:] - frames[:, :-1]], 1)
+
+
+def divisors(config: ModelConfig) -> tuple[int, ...]:
+    """What the height and width of the input must be multiples of: for the backbone, and for every map of the neck."""
+    return divisor(config.backbone, config.strides), *neck_strides(config.neck, config.strides)
 
 
 def check_size(size: tuple[int, int], strides: tuple[int, ...]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Necks: forward(maps, finest first) -> maps of one width, finest first: as many, or one that holds them all."""
+"""Necks: forward(maps, finest first) -> maps of one width, finest first: as many, more, or one that holds them all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tercel.config import Fpn, Fuse, Pan
+from tercel.config import BiFpn, Fpn, Fuse, Pan
 from tercel.models.layers import Conv, Norm, init_weights
 
 
@@ -88,18 +88,100 @@ class FuseNeck(nn.Module):
         return [self.smooth(x)]
 
 
+class BiFpnNeck(nn.Module):
+    """Weighted bidirectional pyramid (EfficientDet, Tan et al. 2020): down and up again, `repeats` times.
+
+    The maps go through 1x1 convolutions; `extra` coarser ones are pooled from one more 1x1 convolution of the coarsest.
+    Maps are halved by a max pool 3x3 and doubled by copying, as published; each sum passes a separable 3x3 convolution.
+    Here norm and ReLU follow every convolution, where the paper has Swish before.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int, repeats: int, extra: int, norm: Norm) -> None:
+        super().__init__()
+        sources = [*channels, channels[-1]] if extra else channels
+        self.lateral = nn.ModuleList(Conv(c, width, 1, norm=norm) for c in sources)
+        init_weights(self)
+        count = len(channels) + extra
+        self.layers = nn.ModuleList(_BiFpnLayer(count, width, norm) for _ in range(repeats if count > 1 else 0))
+        self.extra, self.width = extra, width
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        sources = [*maps, maps[-1]] if self.extra else maps
+        out = [lateral(m) for lateral, m in zip(self.lateral, sources, strict=True)]
+        if self.extra:
+            out[-1] = _halve(out[-1])
+        for _ in range(self.extra - 1):
+            out.append(_halve(out[-1]))
+        for layer in self.layers:
+            out = layer(out)
+        return out
+
+
+class _BiFpnLayer(nn.Module):
+    """One way down and one way up through `count` >= 2 maps of one width."""
+
+    def __init__(self, count: int, width: int, norm: Norm) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(_Sum(2, width, norm) for _ in range(count - 1))
+        self.up = nn.ModuleList(_Sum(3 if level < count - 1 else 2, width, norm) for level in range(1, count))
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        middle = maps[-1:]
+        for x, mix in zip(reversed(maps[:-1]), reversed(self.down), strict=True):
+            middle.insert(0, mix([x, _enlarge(middle[0], x.shape[-2:])]))
+        out = middle[:1]
+        for level, mix in enumerate(self.up, 1):
+            sideways = [maps[level], middle[level]] if level < len(maps) - 1 else [maps[level]]
+            out.append(mix([*sideways, _halve(out[-1])]))
+        return out
+
+
+class _Sum(nn.Module):
+    """Fast normalised fusion (Tan et al. 2020, section 3.3), then a separable convolution.
+
+    sum_i w_i x_i / (sum_i w_i + 1e-4), w = relu(weights), all of [B,C,H,W].
+    """
+
+    def __init__(self, inputs: int, width: int, norm: Norm) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.ones(inputs))
+        depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        self.mix = nn.Sequential(depthwise, Conv(width, width, 1, norm=norm))
+        init_weights(self.mix)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        w = self.weights.relu()
+        w = w / (w.sum() + 1e-4)
+        x = maps[0] * w[0]
+        for i in range(1, len(maps)):
+            x = x + maps[i] * w[i]
+        y: Tensor = self.mix(x)
+        return y
+
+
 def _enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
     return x if x.shape[-2:] == size else F.interpolate(x, size=list(size), mode="nearest")
 
 
-def build_neck(config: Fpn | Pan | Fuse, channels: Sequence[int], norm: Norm) -> FpnNeck | PanNeck | FuseNeck:
+def _halve(x: Tensor) -> Tensor:
+    """[B,C,H,W] -> [B,C,H/2,W/2], rounded up."""
+    return F.max_pool2d(x, 3, 2, 1)
+
+
+def build_neck(
+    config: Fpn | Pan | BiFpn | Fuse, channels: Sequence[int], norm: Norm
+) -> FpnNeck | PanNeck | BiFpnNeck | FuseNeck:
     if isinstance(config, Pan):
         return PanNeck(channels, config.width, config.depth, norm)
+    if isinstance(config, BiFpn):
+        return BiFpnNeck(channels, config.width, config.repeats, config.extra, norm)
     if isinstance(config, Fuse):
         return FuseNeck(channels, config.width, config.adaptive, norm)
     return FpnNeck(channels, config.width, norm)
 
 
-def neck_strides(config: Fpn | Pan | Fuse, strides: Sequence[int]) -> tuple[int, ...]:
-    """Strides of the maps that come out: those that go in, or the finest one alone."""
+def neck_strides(config: Fpn | Pan | BiFpn | Fuse, strides: Sequence[int]) -> tuple[int, ...]:
+    """Strides of the maps that come out: those that go in, with a BiFPN's extra ones, or the finest one alone."""
+    if isinstance(config, BiFpn):
+        return (*strides, *(strides[-1] * 2**n for n in range(1, config.extra + 1)))
     return tuple(strides[:1]) if isinstance(config, Fuse) else tuple(strides)

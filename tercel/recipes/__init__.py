@@ -9,10 +9,13 @@ from tercel.config import Recipe, override
 from tercel.core.finding import TercelError
 from tercel.recipes.ball import ball_demo, pingpong, pingpong_events, shuttle, shuttle_heatmap
 from tercel.recipes.boxes import boxes, boxes_demo, boxes_resnet
+from tercel.recipes.oriented import aerial, aerial_effdet, oriented, oriented_demo
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     f.__name__: f
-    for f in (boxes, boxes_demo, boxes_resnet, ball_demo, shuttle, shuttle_heatmap, pingpong, pingpong_events)
+    for f in (
+        boxes, boxes_demo, boxes_resnet, oriented, oriented_demo, aerial, aerial_effdet, ball_demo, shuttle, shuttle_heatmap, pingpong, pingpong_events,
+    )
 }
 
 

@@ -56,7 +56,8 @@ def line_width(objects: Objects | None, size: tuple[int, int]) -> int:
     """Line width in px: grows with the picture, and stays below an eighth of the objects so as not to cover them."""
     width = math.sqrt(size[0] * size[1]) / 240
     if objects is not None and len(objects):
-        short = np.minimum(*(objects.boxes[:, 2:] - objects.boxes[:, :2]).T)
+        hull = objects.boxes[:, 2:] - objects.boxes[:, :2]
+        short = (hull if objects.obbs is None else objects.obbs[:, 2:4]).min(axis=1)
         solid = short[short > 0]
         if len(solid):
             width = min(width, float(np.median(solid)) / 8)
@@ -78,8 +79,9 @@ def draw(
     """A drawn copy of a picture.
 
     Predictions and truth given as `objects` are solid in the colour of their class, `truth` lies under them in dashed
-    white, ignore regions are dashed grey. An oriented box is drawn instead of its hull. A hidden point is a ring.
-    A label that would cover another one is left out (high scores first): the colour still says the class.
+    white, ignore regions are dashed grey. An oriented box is drawn instead of its hull, with a line to its front where
+    that is known. A hidden point is a ring. A label that would cover another one is left out (high scores first): the
+    colour still says the class.
 
     Args:
         image: u8 RGB [H,W,3]; grey [H,W] and [H,W,1] are shown as grey.
@@ -232,9 +234,25 @@ def _strokes(o: Objects, schema: Schema, width: int, color: Color | None) -> lis
             out.append(_Stroke(corners[i], ink, width, dashed=ignored or color is not None))
         elif o.points is None:  # a box without extent would be invisible: mark the place
             out.append(_Stroke(o.boxes[i : i + 1, :2].astype(np.float64), ink, width, radius=3.0 * width))
+        if o.heading is not None and o.headed is not None and o.headed[i]:
+            out.append(_Stroke(_front(o, int(i)), ink, max(1, width // 2), closed=False, dashed=color is not None))
         if o.points is not None and o.visible is not None:
             out += _skeleton(o.points[i].astype(np.float64), o.visible[i], schema, ink, width)
     return out
+
+
+def _front(o: Objects, i: int) -> NDArray[np.float64]:
+    """From the centre of object i to the middle of its front [2,2]."""
+    assert o.heading is not None
+    along = np.array([math.cos(o.heading[i]), math.sin(o.heading[i])])
+    if o.obbs is None:
+        box = o.boxes[i].astype(np.float64)
+        centre, half = (box[:2] + box[2:]) / 2, float((box[2:] - box[:2]).min()) / 2
+    else:
+        obb = o.obbs[i].astype(np.float64)
+        lengthwise = abs(math.cos(o.heading[i] - obb[4])) > math.sqrt(0.5)
+        centre, half = obb[:2], float(obb[2 if lengthwise else 3]) / 2
+    return np.stack([centre, centre + half * along])
 
 
 def _skeleton(

@@ -33,7 +33,7 @@ class Exhibit:
         name: class name.
         score: of the false positive; of the detection that came closest for a miss, NaN when there is none.
         kind: what went wrong, in words.
-        size: (width, height) of the object in px of the original picture.
+        size: (width, height), or (length, width) of an oriented box, in px of the original picture.
     """
 
     picture: Picture
@@ -65,21 +65,26 @@ class Gallery:
     def findings(self) -> tuple[Finding, ...]:
         return self._ledger.findings()
 
-    def false_positives(self, count: int = 12) -> list[Exhibit]:
-        """The false positives with the highest scores."""
+    def false_positives(self, count: int = 12, among: NDArray[np.bool_] | None = None) -> list[Exhibit]:
+        """The false positives with the highest scores; `among` bool [N] leaves the choice to some detections."""
         j = self.judged
-        wrong = np.flatnonzero((j.kind != HIT) & (j.kind != IGNORED))
-        order = wrong[np.argsort(-j.score[wrong], kind="stable")]
+        wrong = (j.kind != HIT) & (j.kind != IGNORED)
+        rows = np.flatnonzero(wrong if among is None else wrong & among)
+        order = rows[np.argsort(-j.score[rows], kind="stable")]
         return self._collect(order, j.pred_picture, j.pred_row, count, self._false_positive)
 
-    def misses(self, thresholds: NDArray[np.float64], count: int = 12) -> list[Exhibit]:
+    def misses(
+        self, thresholds: NDArray[np.float64], count: int = 12, among: NDArray[np.bool_] | None = None
+    ) -> list[Exhibit]:
         """Missed objects: the largest of each class and of each third of the sizes in turn, large ones first.
 
         Args:
             thresholds: f64 [C], the score from which a detection of a class counts; NaN = none does.
+            among: bool [M], leaves the choice to some truths.
         """
         j = self.judged
-        missed = np.flatnonzero(~j.found(thresholds))
+        lost = ~j.found(thresholds)
+        missed = np.flatnonzero(lost if among is None else lost & among)
         edges = np.quantile(j.truth_size, [1 / 3, 2 / 3]) if len(j.truth_size) else np.zeros(2)
         third = np.digitize(j.truth_size, edges)
         groups: dict[tuple[int, int], list[int]] = {}
@@ -88,6 +93,16 @@ class Gallery:
         turns = [rows for _, rows in sorted(groups.items())]
         order = [rows[k] for k in range(max(map(len, turns), default=0)) for rows in turns if k < len(rows)]
         return self._collect(np.array(order, np.int64), j.truth_picture, j.truth_row, count, self._miss)
+
+    def detections(self, rows: NDArray[np.int64], words: Sequence[str], count: int = 8) -> list[Exhibit]:
+        """Detections i64 [n] in this order, with what is to be said of each."""
+        j = self.judged
+        said = dict(zip(zip(j.pred_picture[rows].tolist(), j.pred_row[rows].tolist(), strict=True), words, strict=True))
+
+        def show(p: int, row: int, image: Picture) -> Exhibit:
+            return self._exhibit(p, row, image, said[p, row])
+
+        return self._collect(rows, j.pred_picture, j.pred_row, count, show)
 
     def _collect(
         self,
@@ -130,7 +145,7 @@ class Gallery:
         return image
 
     def _false_positive(self, p: int, row: int, image: Picture) -> Exhibit:
-        record, pred, v, classes = self.data.records[p], self.preds[p], self.judged.verdicts[p], self._classes
+        record, v, classes = self.data.records[p], self.judged.verdicts[p], self._classes
         about, overlap = int(v.about[row]), f"IoU {v.iou[row]:.2f}"
         other = classes[int(record.objects.labels[about])] if about >= 0 else ""
         text = {
@@ -140,10 +155,16 @@ class Gallery:
             Mistake.BOTH: f"confused with {other} and badly placed ({overlap})",
             Mistake.BACKGROUND: "background",
         }[Mistake(str(v.kind[row]))]
+        return self._exhibit(p, row, image, text)
+
+    def _exhibit(self, p: int, row: int, image: Picture, text: str) -> Exhibit:
+        """Detection `row` of picture p."""
+        pred = self.preds[p]
         score = 1.0 if pred.scores is None else float(pred.scores[row])
         subject = np.arange(len(pred)) == row
         picture = self._scene(image, p, pred.boxes[row], subject, pred[subject])
-        return Exhibit(picture, record.id, classes[int(pred.labels[row])], score, text, _extent(pred.boxes[row]))
+        name = self._classes[int(pred.labels[row])]
+        return Exhibit(picture, self.data.records[p].id, name, score, text, _extent(pred, row))
 
     def _miss(self, p: int, row: int, image: Picture) -> Exhibit:
         record, pred, v, classes = self.data.records[p], self.preds[p], self.judged.verdicts[p], self._classes
@@ -161,7 +182,7 @@ class Gallery:
         else:
             text = f"badly placed: IoU {v.iou[best]:.2f} < {self.judged.iou:g}"
         picture = self._scene(image, p, truth.boxes[row], np.zeros(len(pred), np.bool_), truth[[row]])
-        return Exhibit(picture, record.id, classes[int(truth.labels[row])], score, text, _extent(truth.boxes[row]))
+        return Exhibit(picture, record.id, classes[int(truth.labels[row])], score, text, _extent(truth, row))
 
     @property
     def _classes(self) -> tuple[str, ...]:
@@ -191,7 +212,10 @@ class Gallery:
         return draw(view, main, self.data.schema, labels=False, width=3, min_score=0.0)
 
 
-def _extent(box: NDArray[np.float32]) -> tuple[float, float]:
+def _extent(o: Objects, row: int) -> tuple[float, float]:
+    if o.obbs is not None:
+        return float(o.obbs[row, 2]), float(o.obbs[row, 3])
+    box = o.boxes[row]
     return float(box[2] - box[0]), float(box[3] - box[1])
 
 

@@ -1,13 +1,11 @@
 """report.html: everything there is to know about a run on one page that works offline, in print, by day and by night.
 
-The page loads nothing: pictures are data URIs, plots inline SVG, and its content policy forbids every connection and
-every script but our own. All text from outside (file names, class names, messages) is escaped by Jinja2.
+How a page is made is in page.py; the parts of a ball run in ball.py, errors and calibration in errors.py, galleries in
+walls.py.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,13 +18,15 @@ from tercel.core.files import read_json, write_atomic
 from tercel.core.finding import Finding, Score, Severity, TercelError
 from tercel.core.record import Dataset
 from tercel.report import plots
-from tercel.report.draw import class_color
-from tercel.report.gallery import Exhibit, Gallery
-from tercel.report.pictures import data_uri, samples
-from tercel.report.reading import IOU, View, read_run, thresholds_of, to_finding
-from tercel.report.words import count, duration, fixed, pixels, plain, score_of, when
+from tercel.report.errors import calibration
+from tercel.report.errors import content as errors_of
+from tercel.report.errors import thresholds as at_thresholds
+from tercel.report.page import page, swatch
+from tercel.report.pictures import samples
+from tercel.report.reading import View, read_run, thresholds_of, to_finding
+from tercel.report.walls import Walls
+from tercel.report.words import count, duration, plain, score_of, when
 
-TEMPLATES = Path(__file__).parent / "templates"
 SAMPLE_BYTES = 2_400_000  # of JPEG in "watch it learn": the page stays below 5 MB
 BALL_SAMPLE_BYTES = 1_000_000  # the film strips need room as well
 _HARDWARE = {"cpu": "CPU", "gpu": "GPU"}
@@ -64,29 +64,7 @@ def write_report(run: Path, data: Dataset | None = None) -> Path:
 
 def render(view: View) -> str:
     """The page as text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"fixed": fixed, "count": count, "pixels": pixels, "when": when, "plain": plain}
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    content = _content(view)
-    for group in content["plots"].values():
-        for p in group:
-            p["svg"] = Markup(p["svg"])  # drawn by plots.py, where matplotlib escapes all text
-    return environment.get_template("report.html").render(
-        **content,
-        css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        digest=digest,
-    )
+    return page("report.html", _content(view))
 
 
 def _content(view: View) -> dict[str, Any]:
@@ -96,9 +74,11 @@ def _content(view: View) -> dict[str, Any]:
         from tercel.report.ball import content
 
         ball = content(view)
-    curves, walls, notes = _detections(view) if ball is None else ([], [], ball.pop("notes"))
+    curves, places, walls, notes = _detections(view) if ball is None else ([], [], [], ball.pop("notes"))
+    errors, more = errors_of(view) if ball is None else (None, ())
+    calibrated, doubts = calibration(view) if ball is None else (None, ())
     learning, sample_notes = samples(view, SAMPLE_BYTES if ball is None else BALL_SAMPLE_BYTES)
-    findings = view.findings + [f for f in (*notes, *sample_notes) if f not in view.findings]
+    findings = view.findings + [f for f in (*notes, *more, *doubts, *sample_notes) if f not in view.findings]
     rank = list(Severity)
     findings.sort(key=lambda f: rank.index(f.severity))
     return {
@@ -116,20 +96,21 @@ def _content(view: View) -> dict[str, Any]:
         "changed": view.changed,
         "previous": _previous(view),
         "table": _table(view) if ball is None else [],
+        "thresholds": at_thresholds(view) if ball is None else [],
         "sizes": [r for r in view.report.get("sizes") or () if isinstance(r, Mapping)],
         "scores": [s.to_json() | {"words": _where(s)} for s in view.scores if "rally" not in s.where],
         "rule": view.report.get("rule") or {},
         "plots": {
-            "detections": [_plot(p) for p in curves],
+            "detections": curves,
+            "places": places,
             "training": [
-                _plot(p)
-                for p in (
-                    *plots.score_plots(_overall(view), _logged(view)),
-                    *plots.loss_plots(view.steps),
-                    *plots.schedule_plots(view.steps),
-                )
+                *plots.score_plots(_overall(view), _logged(view)),
+                *plots.loss_plots(view.steps),
+                *plots.schedule_plots(view.steps),
             ],
         },
+        "errors": errors,
+        "calibration": calibrated,
         "samples": learning,
         "walls": walls,
         "data": _data(view),
@@ -249,12 +230,8 @@ def _table(view: View) -> list[dict[str, Any]]:
         s, name = spread.get(r["class"]), str(r["class"])
         label = view.schema.classes.index(name) if name in view.schema.classes else -1
         low, high = (s.low, s.high) if s else (math.nan, math.nan)
-        rows.append({**r, "low": low, "high": high, "swatch": _swatch(label)})
+        rows.append({**r, "low": low, "high": high, "swatch": swatch(label)})
     return rows
-
-
-def _swatch(label: int) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*class_color(label)) if label >= 0 else "transparent"
 
 
 def _where(s: Score) -> str:
@@ -273,8 +250,10 @@ def _logged(view: View) -> list[str]:
     return [n for n in order if n in names][:2]
 
 
-def _detections(view: View) -> tuple[list[plots.Plot], list[dict[str, Any]], tuple[Finding, ...]]:
-    """Plots about detections, and the two galleries."""
+def _detections(
+    view: View,
+) -> tuple[list[plots.Plot], list[plots.Plot], list[dict[str, Any]], tuple[Finding, ...]]:
+    """Plots about detections, maps of where mistakes lie, and the galleries."""
     rows = {r["class"]: r for r in view.report.get("table") or ()}
     curves = []
     for c in view.report.get("curves") or ():
@@ -286,49 +265,16 @@ def _detections(view: View) -> tuple[list[plots.Plot], list[dict[str, Any]], tup
         curves.append(plots.Curve("mean" if name is None else str(name), label, c["iou"], x, y, at if marked else None))
     total = sum(int(r.get("GT") or 0) for r in rows.values())
     out = plots.pr_plots(curves, f"n = {count(total)} objects")
-    task = view.info["recipe"].get("task", "boxes")
-    if view.judged is None or view.data is None or task != "boxes":
-        return out, [], ()
+    if view.judged is None or view.data is None:
+        return out, [], [], ()
     judged, preds = view.judged
     limits, chosen = thresholds_of(view)
     out += plots.score_histogram(judged) + plots.size_histogram(judged, limits)
 
     from tercel.data.images import read_image
 
-    gallery = Gallery(view.data, preds, judged, read_image)
-    wrong, missed = gallery.false_positives(), gallery.misses(limits)
-    lost = int((~judged.found(limits)).sum())
-    walls = [
-        {
-            "title": "Most confident false positives",
-            "note": f"By score; at most three per picture first; judged at IoU {IOU:g}.",
-            "empty": "No false positive to show.",
-            "items": [_exhibit(e) for e in wrong],
-        },
-        {
-            "title": "Missed objects",
-            "note": f"{count(lost)} of {count(len(judged.truth_size))} objects were missed at {chosen} and IoU "
-            f"{IOU:g}; shown in turn by size and class, large ones first.",
-            "empty": "No missed object to show.",
-            "items": [_exhibit(e) for e in missed],
-        },
-    ]
-    return out, walls, gallery.findings
-
-
-def _exhibit(e: Exhibit) -> dict[str, Any]:
-    return {
-        "src": data_uri(e.picture),
-        "id": e.id,
-        "name": e.name,
-        "score": e.score,
-        "kind": e.kind,
-        "size": f"{e.size[0]:.0f} × {e.size[1]:.0f} px",
-    }
-
-
-def _plot(p: plots.Plot) -> dict[str, Any]:
-    return {"title": p.title, "note": p.note, "svg": p.svg}
+    walls = Walls(view.data, preds, judged, limits, chosen, read_image)
+    return out, walls.places(), walls.all(), walls.findings
 
 
 # -- data and conditions ------------------------------------------------------------------------------------------
@@ -352,7 +298,7 @@ def _data(view: View) -> dict[str, Any]:
     for side in sides:
         names += [c for c in side["statistics"].get("per_class") or {} if c not in names]
     rows = [
-        (c, _swatch(i if i < len(view.schema.classes) else -1), *(_per_class(s, c) for s in sides))
+        (c, swatch(i if i < len(view.schema.classes) else -1), *(_per_class(s, c) for s in sides))
         for i, c in enumerate(names)
     ]
     prints = [s["fingerprint"] for s in sides]

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tercel.core.geometry import box_iou
 from tercel.core.objects import Objects
-from tercel.metrics.match import Mistake, match, mistakes
+from tercel.metrics.match import Mistake, Pool, match, mistakes, overlaps
 
 HIT, IGNORED = "hit", "ignored"  # beside the values of Mistake
 
@@ -46,7 +45,7 @@ def judge(truth: Objects, pred: Objects, iou: float = 0.5) -> Verdict:
         ],
         dtype="U16",
     )
-    overlap = box_iou(pred.boxes.astype(np.float64), truth.boxes.astype(np.float64))
+    overlap = overlaps(truth, pred)
     overlap[:, truth.ignore] = -1
     same = pred.labels[:, None] == truth.labels[None]
     about = np.full(len(pred), -1)
@@ -67,7 +66,7 @@ class Judged:
         ids: picture ids; `pred_picture` [N] and `truth_picture` [M] index into it, `pred_row` and `truth_row` into
             the rows of that picture.
         kind, label, score: of predictions.
-        truth_label, truth_size: class and square root of the area in px, of truths.
+        truth_label, truth_size: class and square root of the area in px (of oriented boxes length * width), of truths.
         truth_score: score of the prediction that found the truth, -1 when none did.
     """
 
@@ -96,7 +95,7 @@ def judge_all(ids: Sequence[str], truths: Sequence[Objects], preds: Sequence[Obj
     """`judge` for many pictures."""
     verdicts = tuple(judge(t, p, iou) for t, p in zip(truths, preds, strict=True))
     kept = [np.flatnonzero(~t.ignore) for t in truths]
-    found = []
+    every, found = Pool.of(truths), []
     for v, p, rows in zip(verdicts, preds, kept, strict=True):
         scores = np.append(np.ones(len(p)) if p.scores is None else p.scores, -1.0)  # index -1: not found
         found.append(scores[v.hit_by[rows]])
@@ -116,6 +115,6 @@ def judge_all(ids: Sequence[str], truths: Sequence[Objects], preds: Sequence[Obj
         truth_picture=np.repeat(np.arange(len(truths)), [len(k) for k in kept]),
         truth_row=joined(kept, np.int64),
         truth_label=joined([t.labels[k] for t, k in zip(truths, kept, strict=True)], np.int64),
-        truth_size=joined([np.sqrt(t.areas[k]) for t, k in zip(truths, kept, strict=True)], np.float64),
+        truth_size=np.sqrt(every.areas[~every.ignore]),
         truth_score=joined(found, np.float64),
     )

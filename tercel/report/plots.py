@@ -368,8 +368,12 @@ def _short(name: str, n: int = 24) -> str:
     return clean if len(clean) <= n else clean[: n - 1] + "…"
 
 
-def _svg(fill: Callable[[Axes], None], size: tuple[float, float] = (3.1, 2.05)) -> str:
-    """Draw one set of axes and return inline SVG that scales with its container."""
+def _svg(fill: Callable[[Axes], None], size: tuple[float, float] = (3.1, 2.05), left: float = 0.0) -> str:
+    """Draw one set of axes and return inline SVG that scales with its container.
+
+    Args:
+        size: inches. left: margin in inches for long labels; 0 = the usual one.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -380,7 +384,7 @@ def _svg(fill: Callable[[Axes], None], size: tuple[float, float] = (3.1, 2.05)) 
         axes = figure.add_subplot()
         fill(axes)
         # Margins in inches, equal for all: plots side by side line up, and no second pass for a layout is needed.
-        left = 0.55 if axes.get_ylabel() else 0.42
+        left = left or (0.55 if axes.get_ylabel() else 0.42)
         figure.subplots_adjust(left / size[0], 0.42 / size[1], 1 - 0.08 / size[0], 1 - 0.17 / size[1])
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

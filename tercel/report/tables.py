@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,66 @@ def print_report(console: Console, scores: Sequence[Score], report: Mapping[str,
         print_events(console, scores, report)
     else:
         print_scores(console, scores, report.get("table") or (), report.get("sizes") or ())
+        print_breakdown(console, report)
+
+
+# -- boxes at every threshold -------------------------------------------------------------------------------------
+
+_MOST_CLASSES = 20  # beyond them only the mean; report.html and --json have it all
+_MOST_SLICES = 20
+# Which thresholds the terminal drops first when it is narrow.
+_SPARE = {0.55: 1, 0.65: 2, 0.6: 3, 0.7: 4, 0.85: 5, 0.8: 6, 0.95: 7, 0.9: 8}
+_INTERPOLATION = {"101": "101-point", "every": "every-point", "11": "11-point"}
+
+
+def print_breakdown(console: Console, report: Mapping[str, Any]) -> None:
+    """AP and TP/FP at every overlap threshold, of oriented boxes also for their hulls; then sources and groups."""
+    for part in (report, report.get("hulls")):
+        rows = (part or {}).get("thresholds") or ()
+        if part and len({r["iou"] for r in rows}) > 1:
+            _part(console, f"AP at IoU, {_rule(part['rule'])}")
+            console.print(_thresholds(console, rows, lambda r: fixed(r["AP"]), mean=True))
+            _part(console, f"TP/FP at IoU, {_rule(part['rule'])}")
+            console.print(_thresholds(console, rows, lambda r: f"{r['TP']}/{r['FP']}"))
+    for by in dict.fromkeys(r["by"] for r in report.get("slices") or ()):
+        mine = sorted((r for r in report["slices"] if r["by"] == by), key=_by_ap)
+        shown = f"the {_MOST_SLICES} worst of {len(mine)} {by}s" if len(mine) > _MOST_SLICES else f"by {by}"
+        cells = [[r["name"] or "–", str(r["pictures"]), *(fixed(r.get(k)) for k in ("AP", "AP50", "AP75")),
+                  *_counts(r)] for r in mine[:_MOST_SLICES]]  # fmt: skip
+        _part(console, shown)
+        console.print(_table(console, _columns(f"{by} pictures:2 AP AP50 AP75:3 GT TP FP FN:1 ignored:1"), cells))
+
+
+def _rule(rule: Mapping[str, Any]) -> str:
+    """What was judged, and how, in a few words."""
+    what = {"oriented": "oriented boxes", "boxes": "axis-aligned boxes"}.get(rule.get("geometry", "boxes"), "boxes")
+    interpolation = _INTERPOLATION.get(rule["interpolation"], rule["interpolation"])
+    return f"{what}, {interpolation}, {rule.get('matching', 'coco').upper()} matching"
+
+
+def _thresholds(
+    console: Console, rows: Sequence[Mapping[str, Any]], cell: Callable[[Mapping[str, Any]], str], mean: bool = False
+) -> Table:
+    """Classes down, thresholds across; the first row is over all classes."""
+    ious = list(dict.fromkeys(r["iou"] for r in rows))
+    names = list(dict.fromkeys(r["class"] for r in rows))
+    if len(names) - 1 > _MOST_CLASSES:
+        names = [None]
+    of = {(r["class"], r["iou"]): r for r in rows}
+    columns = [_Column("class", True, 0), _Column("mean" if mean else "GT", False, 0)]
+    columns += [_Column(f"{x:.2f}"[1:] if x < 1 else "1", False, _SPARE.get(x, 0)) for x in ious]
+    cells = []
+    for name in names:
+        own = [of[name, x] for x in ious]
+        values = [score_of(r["AP"]) for r in own]
+        first = fixed(sum(values) / len(values)) if mean else str(own[0]["GT"])
+        cells.append(["all" if name is None else str(name), first, *map(cell, own)])
+    return _table(console, columns, cells)
+
+
+def _by_ap(row: Mapping[str, Any]) -> float:
+    ap = score_of(row["AP"])
+    return math.inf if math.isnan(ap) else ap  # no truth, no AP
 
 
 # -- a ball in video ----------------------------------------------------------------------------------------------
@@ -249,7 +309,7 @@ def _table(console: Console, columns: Sequence[_Column], rows: Sequence[Sequence
 
     cells = [[_clean(c) for c in row] for row in rows]
     width = [max(cell_len(c.name), *(cell_len(r[i]) for r in cells), 0) for i, c in enumerate(columns)]
-    width[0], first = min(width[0], 24), width[0]  # a long name is cut before a column is left out
+    width[0], first = min(max(8, width[0]), 24), width[0]  # a long name is cut before a column is left out
     kept = list(range(len(columns)))
     while sum(width[i] for i in kept) + 2 * (len(kept) - 1) > console.width:
         spare = [i for i in kept if columns[i].spare]

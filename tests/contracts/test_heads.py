@@ -12,30 +12,38 @@ import pytest
 import torch
 
 from tercel.config import (
+    AnchorHead,
+    Atss,
     BallGrid,
     BallHeatmap,
+    BiFpn,
     BoxHead,
     Clip,
     Data,
     Evaluate,
     EventHead,
     Fuse,
+    MaxIou,
     Model,
+    OrientedHead,
     Pan,
     Recipe,
     SimOta,
     SmallNet,
     TaskAligned,
 )
+from tercel.core.geometry import canonical_obb, obb_hull
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset, Event, Frame, Record
 from tercel.core.schema import Schema
 from tercel.core.warp import Warp
 from tercel.engine.evaluate import encode_ceiling
 from tercel.models.detector import Detector
+from tercel.models.heads.anchors import AnchorBoxes
 from tercel.models.heads.ball_grid import Grid
 from tercel.models.heads.ball_heatmap import Heatmap
 from tercel.models.heads.boxes import DenseBoxes, DenseRaw
+from tercel.models.heads.oriented import DenseOriented
 from tercel.models.necks import neck_strides
 
 SIZE = (96, 160)  # not square: swapped axes cannot hide
@@ -50,6 +58,17 @@ def scatter(rng: np.random.Generator, n: int, size: tuple[int, int] = SIZE) -> O
         x, y = rng.uniform(0, max(size[1] - w, 0)), rng.uniform(0, max(size[0] - h, 0))
         boxes.append([x, y, min(x + w, size[1]), min(y + h, size[0])])
     return Objects(size, rng.integers(0, len(CLASSES), n), np.array(boxes, np.float32).reshape(-1, 4))
+
+
+def turned(rng: np.random.Generator, n: int, size: tuple[int, int] = SIZE) -> Objects:
+    """n oriented boxes, centres inside the canvas, with a front; half of the fronts are known."""
+    centre = rng.uniform(0.1, 0.9, (n, 2)) * (size[1], size[0])
+    sides = np.sort(np.exp(rng.uniform(np.log(6), np.log(50), (n, 2))), 1)[:, ::-1]
+    theta = rng.uniform(-np.pi / 2, np.pi / 2 - 1e-3, (n, 1))
+    obbs = np.concatenate([centre, sides, theta], 1).astype(np.float32)
+    labels, headed = rng.integers(0, len(CLASSES), n), np.arange(n) % 2 == 0
+    heading = obbs[:, 4] + np.pi * rng.integers(0, 2, n).astype(np.float32)
+    return Objects(size, labels, obb_hull(obbs), obbs=obbs, heading=heading, headed=headed)
 
 
 def balls(rng: np.random.Generator, frame: Any, size: tuple[int, int] = SIZE) -> Objects:
@@ -70,8 +89,8 @@ class Case:
     schema: Schema = field(default_factory=lambda: Schema(CLASSES))
 
     @property
-    def boxes(self) -> bool:
-        return isinstance(self.model.head, BoxHead)
+    def still(self) -> bool:
+        return isinstance(self.model.head, BoxHead | AnchorHead | OrientedHead)
 
     def detector(self, seed: int = 0) -> Detector:
         torch.manual_seed(seed)
@@ -80,8 +99,8 @@ class Case:
     def some(self, rng: np.random.Generator, n: int) -> Objects:
         """n objects; balls: one in each frame, or n of them in any when they are more than the frames."""
         t = self.model.clip.frames
-        if self.boxes:
-            return scatter(rng, n)
+        if self.still:
+            return turned(rng, n) if isinstance(self.model.head, OrientedHead) else scatter(rng, n)
         return balls(rng, np.arange(t) if n <= 6 else rng.integers(0, t, n))
 
     def truth(self, seed: int, batch: int = 3, n: int = 6) -> list[Objects]:
@@ -94,14 +113,14 @@ class Case:
 
     def answered(self, o: Objects) -> int:
         """How many of these objects a head is asked for."""
-        kept = ~o.ignore if self.boxes or o.frame is None else ~o.ignore & np.isin(o.frame, self.model.clip.answered)
+        kept = ~o.ignore if self.still or o.frame is None else ~o.ignore & np.isin(o.frame, self.model.clip.answered)
         return int(kept.sum())
 
     def plant(self, bug: type[Any]) -> Any:
         """The head with a bug."""
         m = self.model
-        if self.boxes:
-            return bug(m.head, len(self.schema.classes), m.strides)
+        if self.still:
+            return bug(m.head, len(self.schema.classes), neck_strides(m.neck, m.strides))
         return bug(m.head, self.schema, neck_strides(m.neck, m.strides), m.clip)
 
 
@@ -116,6 +135,14 @@ BOXES = [
         (TaskAligned(), "varifocal", "giou"),
         (SimOta(), "quality", "diou"),
         (SimOta(), "focal", "smooth_l1"),
+    ]
+]
+ANCHORS = [
+    Case(f"anchors-{name}", replace(TINY, neck=neck, head=replace(head, width=16)))
+    for name, neck, head in [
+        ("retina", Pan(width=16), AnchorHead(base=2)),
+        ("separable", Pan(width=16), AnchorHead(base=2, depth=1, separable=True, scales=(1, 1.5), gamma=1.5)),
+        ("extra", BiFpn(width=16, repeats=1, extra=1), AnchorHead(assigner=MaxIou(positive=0.4), depth=0)),
     ]
 ]
 FINE = replace(TINY, neck=Fuse(width=16), strides=(4, 8, 16, 32))
@@ -160,9 +187,20 @@ BALLS = [
         ),
     ]
 ]
-HEADS = [*BOXES, *BALLS]
+ORIENTED = [
+    Case(f"oriented-{h.angle}-{h.box_loss}", replace(TINY, head=replace(h, width=16, depth=1)))
+    for h in (
+        OrientedHead(),
+        OrientedHead(angle="bins", box_loss="kfiou", heading=True, quality=True),
+        OrientedHead(angle="direct", box_loss="gwd", assigner=Atss(), class_loss="quality"),
+        OrientedHead(box_loss="rotated_iou", quality=True, class_loss="varifocal"),
+        OrientedHead(angle="bins", box_loss="kld", assigner=Atss(), angle_bins=180),
+        OrientedHead(box_loss="smooth_l1", heading=True),
+    )
+]
+HEADS = [*BOXES, *ANCHORS, *ORIENTED, *BALLS]
 case = pytest.mark.parametrize("case", HEADS, ids=lambda c: c.name)
-box_case = pytest.mark.parametrize("case", BOXES, ids=lambda c: c.name)
+box_case = pytest.mark.parametrize("case", [*BOXES, *ANCHORS, *ORIENTED], ids=lambda c: c.name)
 ball_case = pytest.mark.parametrize("case", BALLS, ids=lambda c: c.name)
 
 
@@ -231,7 +269,10 @@ def every_sample_trains(head: Any, raw: Any, truth: list[Objects]) -> None:
 def ignored_costs_nothing(head: Any) -> None:
     """A sure detection exactly on an ignored object leaves the loss as it was."""
     found = Objects(SIZE, [0], [[8, 8, 72, 72]])
-    if not isinstance(head, DenseBoxes):
+    if isinstance(head, DenseOriented):
+        obbs = np.array([[40, 40, 60, 30, 0.5]], np.float32)
+        found = Objects(SIZE, [0], obb_hull(obbs), obbs=obbs)
+    elif not isinstance(head, DenseBoxes | AnchorBoxes):
         found = balls(np.random.default_rng(0), np.array(head.clip.answered[:1]))
     alone = head.encode([found.replace(ignore=[True])])
     assert float(head.loss(head.ideal(head.encode([found]), SIZE), alone).total) < 1e-3
@@ -239,14 +280,14 @@ def ignored_costs_nothing(head: Any) -> None:
 
 def starts_at_the_prior(head: Any, raw: Any) -> None:
     """At first every channel that is a probability has the prior as its mean (shuttle-5)."""
-    if isinstance(head, DenseBoxes):
+    if isinstance(head, DenseBoxes | AnchorBoxes | DenseOriented):
         logits = [raw.logits.flatten(0, 1)]
     elif isinstance(head, Heatmap):
         logits = [raw.logits.transpose(0, 1).flatten(1).T]
     else:
         channels = [head.layout[n] for n in ("confidence", "hit") if n in head.layout]
         logits = [raw.cells[:, :, c].permute(0, 3, 1, 2).flatten(2).flatten(0, 1) for c in channels]
-    if not isinstance(head, DenseBoxes) and raw.events.numel():
+    if isinstance(head, Heatmap | Grid) and raw.events.numel():
         logits.append(raw.events.flatten(1))
     for x in logits:
         start = x.detach().sigmoid().mean(0).numpy()
@@ -361,13 +402,18 @@ def test_probabilities_start_at_the_prior(case: Case) -> None:
     starts_at_the_prior(d.head, d(case.images(2)))
 
 
-def dataset(rng: np.random.Generator, size: tuple[int, int]) -> Dataset:
+def dataset(rng: np.random.Generator, size: tuple[int, int], oriented: bool = False) -> Dataset:
     records = []
     for i in range(6):
         xs, ys = np.meshgrid(np.arange(8, size[1] - 40, 48), np.arange(6, size[0] - 40, 44))
         corner = np.stack([xs.ravel(), ys.ravel()], 1) + rng.uniform(0, 6, (xs.size, 2))
         boxes = np.concatenate([corner, corner + rng.uniform(5, 36, corner.shape)], 1)
         o = Objects(size, rng.integers(0, 3, len(boxes)), boxes.astype(np.float32))
+        if oriented:
+            wh = np.maximum(boxes[:, 2:] - boxes[:, :2], 5)
+            theta = rng.uniform(-np.pi, np.pi, len(boxes))[:, None]
+            obbs = canonical_obb(np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, wh, theta], 1).astype(np.float32))
+            o = o.replace(obbs=obbs, boxes=obb_hull(obbs))
         records.append(Record(str(i), (Frame(Path("none")),), size, o))
     return Dataset(Schema(CLASSES), tuple(records))
 
@@ -375,8 +421,10 @@ def dataset(rng: np.random.Generator, size: tuple[int, int]) -> Dataset:
 @box_case
 def test_encode_ceiling(case: Case) -> None:
     """The perfect output, decoded and judged by the real evaluator, scores 1."""
-    recipe = Recipe(name="x", data=Data(size=(192, 320)), model=case.model)
-    data = dataset(np.random.default_rng(0), (210, 300))
+    oriented = isinstance(case.model.head, OrientedHead)
+    task: Any = "oriented" if oriented else "boxes"
+    recipe = Recipe(name="x", task=task, data=Data(size=(192, 320)), model=case.model)
+    data = dataset(np.random.default_rng(0), (210, 300), oriented)
     assert encode_ceiling(recipe, data, case.detector().head).overall("AP") > 0.999
 
 
@@ -486,6 +534,37 @@ def test_contract_catches(bug: type[DenseBoxes], contract: Callable[..., None]) 
 def test_ignore_contract_catches() -> None:
     with pytest.raises(AssertionError):
         ignored_costs_nothing(plant(IgnoresAreNegatives))
+
+
+# -- the same bugs with oriented boxes -----------------------------------------------------------------------------
+
+
+class WrongWay(DenseOriented):
+    """Angles decode counter-clockwise (aerial-15)."""
+
+    def theta(self, angle: torch.Tensor) -> torch.Tensor:
+        return -super().theta(angle)
+
+
+class Degrees(DenseOriented):
+    """Angles are doubled twice."""
+
+    def theta(self, angle: torch.Tensor) -> torch.Tensor:
+        return 2 * super().theta(angle)
+
+
+class Sideways(DenseOriented):
+    """Length and width change places in the targets (aerial-15)."""
+
+    def bin_targets(self, obbs: torch.Tensor, points: torch.Tensor, strides: torch.Tensor) -> torch.Tensor:
+        return super().bin_targets(obbs[:, [0, 1, 3, 2, 4]], points, strides)
+
+
+@pytest.mark.parametrize("bug", [WrongWay, Degrees, Sideways])
+def test_oriented_ceiling_catches(bug: type[DenseOriented]) -> None:
+    recipe = Recipe(name="x", task="oriented", data=Data(size=(192, 320)), model=ORIENTED[0].model)
+    data = dataset(np.random.default_rng(0), (210, 300), oriented=True)
+    assert encode_ceiling(recipe, data, ORIENTED[0].plant(bug)).overall("AP") < 0.9
 
 
 class Reversed(DenseBoxes):

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tercel.core.finding import TercelError
+from tercel.core.geometry import canonical_obb, obb_hull
 from tercel.core.objects import Objects
 from tercel.core.record import Event
 from tercel.core.timeline import EMPTY, EventAnswer, EventTruth
@@ -29,7 +30,26 @@ from tercel.metrics.points import judge_points
 SIZE = (480, 640)
 CLASSES = ("a", "b")
 Judge = Callable[..., BoxReport]
-JUDGES: dict[str, Judge] = {"boxes": judge_boxes}
+TURN = 0.5  # radians by which the scenes of oriented boxes are turned
+
+
+def turned(o: Objects, by: float = TURN) -> Objects:
+    """The boxes as oriented ones, the whole scene turned about the middle of the canvas."""
+    middle = np.array([SIZE[1], SIZE[0]]) / 2
+    low, high = o.boxes[:, :2].astype(float), o.boxes[:, 2:].astype(float)
+    c, s = np.cos(by), np.sin(by)
+    centre = ((low + high) / 2 - middle) @ np.array([[c, s], [-s, c]]) + middle
+    obbs = canonical_obb(np.column_stack([centre, high - low, np.full(len(o), by)]))
+    return o.replace(obbs=obbs, boxes=obb_hull(obbs))
+
+
+def judge_oriented(truth: Any, pred: Any, classes: Any, by: float = TURN, **options: Any) -> BoxReport:
+    """`judge_boxes` of the same scenes as oriented boxes."""
+    sides = [turned(t, by) for t in truth], [turned(p, by) for p in pred]
+    return judge_boxes(*sides, classes, geometry="oriented", **options)
+
+
+JUDGES: dict[str, Judge] = {"boxes": judge_boxes, "oriented": judge_oriented}
 
 
 def scene(seed: int, pictures: int = 8, ignore: bool = True) -> tuple[list[Objects], list[Objects]]:
@@ -162,6 +182,14 @@ def caps_are_reported(judge: Judge) -> None:
     assert all(f.count == 20 and "p0" in f.evidence[0] and "100" in f.message for f in warned)
 
 
+def turning_does_not_matter(judge: Judge) -> None:
+    """Oriented boxes: the whole scene turned, truth and predictions alike, is worth the same."""
+    truth, pred = scene(6)
+    names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AR100", "F1")
+    for by in (0.3, 1.2, np.pi / 2, 2.9):
+        same(judge(truth, pred, CLASSES, by=0.0, resamples=0), judge(truth, pred, CLASSES, by=by, resamples=0), names)
+
+
 PROMISES = (
     truth_as_prediction_scores_one,
     order_does_not_matter,
@@ -178,6 +206,10 @@ PROMISES = (
 @pytest.mark.parametrize("judge", JUDGES.values(), ids=list(JUDGES))
 def test_promise(judge, promise):
     promise(judge)
+
+
+def test_turning_oriented_boxes():
+    turning_does_not_matter(judge_oriented)
 
 
 coordinates = hnp.arrays(np.float32, (5, 4), elements=st.floats(0, 100, width=32))
@@ -202,6 +234,11 @@ def test_scores_stay_within_bounds(judge, a, b, labels, scores, ignore):
         assert row["TP"] + row["FN"] == row["GT"]
         assert row["TP"] <= row["GT"]
     assert sum(r["TP"] + r["FP"] + r["ignored"] + r["beyond_cap"] for r in report.table) == len(pred)
+    fifty = [{k: r[k] for k in ("class", "GT", "TP", "FP", "FN", "ignored")} for r in report.table]
+    rows = [r for r in report.thresholds if r["iou"] == 0.5]
+    assert [{k: r[k] for k in fifty[0]} for r in rows if r["class"] is not None] == fifty
+    for k in ("GT", "TP", "FP", "FN", "ignored"):
+        assert next(r[k] for r in rows if r["class"] is None) == sum(r[k] for r in fifty)
 
 
 # -- planted bugs ------------------------------------------------------------------------------------------------
@@ -250,6 +287,19 @@ def _fixed_cap(truth, pred, classes, max_detections=(1, 10, 100), **options):
     return judge_boxes(truth, pred, classes, max_detections=(1, 10, 100), **options)
 
 
+def _angles_negated(truth, pred, classes, **options):
+    """Predictions that count angles the other way round."""
+    sides = [turned(t) for t in truth], [turned(p) for p in pred]
+    obbs = [canonical_obb(p.obbs * np.array([1, 1, 1, 1, -1])) for p in sides[1]]
+    pred = [p.replace(obbs=o) for p, o in zip(sides[1], obbs, strict=True)]
+    return judge_boxes(*sides[:1], pred, classes, geometry="oriented", **options)
+
+
+def _hulls_judged(truth, pred, classes, by=TURN, **options):
+    """Axis-aligned hulls in place of the oriented boxes."""
+    return judge_oriented(truth, pred, classes, by=by, **options).hulls
+
+
 def _zero_for_undefined(truth, pred, classes, **options):
     report = judge_boxes(truth, pred, classes, **options)
     report.scores[:] = [type(s)(s.name, 0.0 if math.isnan(s.value) else s.value, s.n) for s in report.scores]
@@ -267,6 +317,8 @@ def _zero_for_undefined(truth, pred, classes, **options):
         (_ignore_deleted, detections_on_ignore_regions_are_free),
         (_pixel_added, scale_does_not_matter),
         (_fixed_cap, caps_are_reported),
+        (_angles_negated, truth_as_prediction_scores_one),
+        (_hulls_judged, turning_does_not_matter),
         (_zero_for_undefined, nothing_to_find_is_undefined),
     ],
     ids=lambda f: f.__name__,

@@ -14,7 +14,7 @@ import torch
 import tercel
 from tercel import config, recipes
 from tercel.config import Recipe, dump, load
-from tercel.data import rallies, source, synth
+from tercel.data import rallies, source, synth, vehicles
 from tercel.engine import device
 from tercel.engine.dist import World
 from tercel.engine.fit import EvalInfo, Fit, StepInfo
@@ -59,11 +59,19 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return rallies.make_rallies(out, splits={"train": 2, "val": 1}, frames=40, size=(72, 128), sport="table_tennis")
 
 
+@pytest.fixture(scope="module")
+def above(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Vehicles from above, with oriented boxes; recipes that only want hulls train on them as well."""
+    out = tmp_path_factory.mktemp("recipes") / "vehicles"
+    return vehicles.make_vehicles(out, n=24, seed=5, size=(96, 128), splits={"train": 20 / 24, "val": 4 / 24})
+
+
 @every
-def test_runs_twenty_steps(name: str, shapes: Path, filmed: Path, tmp_path: Path) -> None:
+def test_runs_twenty_steps(name: str, shapes: Path, filmed: Path, above: Path, tmp_path: Path) -> None:
     """Its own network, loss and augmentation, at a small input so that it takes seconds; every loss stays finite."""
     r = recipes.get(name)
-    data = f"tracknet:{filmed}" if r.task == "ball" else f"yolo:{shapes}"
+    aerial = r.task == "oriented" or name.startswith("aerial")
+    data = f"tracknet:{filmed}" if r.task == "ball" else f"dota:{above}" if aerial else f"yolo:{shapes}"
     r = replace(
         r,
         data=replace(r.data, size=(64, 96), workers=1),

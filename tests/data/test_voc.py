@@ -245,3 +245,20 @@ def test_parts_of_objects_are_no_objects(tmp_path: Path) -> None:
     d = voc.read(tmp_path)
     assert d.schema.classes == ("cat",)
     assert d["a"].objects.boxes.tolist() == [[1, 1, 9, 9]]
+
+
+def test_numbers_of_vaid_become_its_names(tmp_path: Path) -> None:
+    root = make(tmp_path, {"a": xml(obj("1", "387 348 439 367"), obj("6", "1 2 30 40"), size="1137 640")}, ())
+    d = voc.read(root, options=Options(pictures=False))
+    assert d.schema.classes == ("sedan", "minibus", "truck", "pickup truck", "bus", "cement truck", "trailer")
+    assert [d.schema.classes[i] for i in d["a"].objects.labels] == ["sedan", "cement truck"]
+    assert d["a"].objects.boxes[0].tolist() == [387, 348, 439, 367]
+    assert found(d, "labels.numbers") == 2
+    held = voc.read(root, options=Options(pictures=False, classes=("cement truck", "sedan")))
+    assert held["a"].objects.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("name", "size"), [("1", "60 40"), ("8", "1137 640")])
+def test_other_numbers_stay_names(name: str, size: str, tmp_path: Path) -> None:
+    root = make(tmp_path, {"a": xml(obj(name, "1 2 30 40"), size=size)}, ())
+    assert voc.read(root, options=Options(pictures=False)).schema.classes == (name,)

@@ -10,7 +10,7 @@ from PIL import Image
 from tercel.core.finding import TercelError
 from tercel.core.record import Dataset
 from tercel.data import source
-from tercel.data.formats import yolo
+from tercel.data.formats import yolo, yolo_tree
 from tercel.data.formats.common import Options
 
 GOOD = "0 .5 .5 .5 .5\n"
@@ -56,9 +56,9 @@ def test_labels_are_found_whatever_the_suffix(suffix: str, tmp_path: Path) -> No
 
 def test_only_the_last_images_folder_within_the_source_is_exchanged() -> None:
     root = Path("/images/set")
-    assert yolo.label_path(root / "images" / "images" / "a.png", root) == root / "images" / "labels" / "a.txt"
-    assert yolo.label_path(root / "pics" / "a.png", root) == root / "pics" / "a.txt"
-    assert yolo.label_path(root / "my_images" / "images.png", root) == root / "my_images" / "images.txt"
+    assert yolo_tree.label_path(root / "images" / "images" / "a.png", root) == root / "images" / "labels" / "a.txt"
+    assert yolo_tree.label_path(root / "pics" / "a.png", root) == root / "pics" / "a.txt"
+    assert yolo_tree.label_path(root / "my_images" / "images.png", root) == root / "my_images" / "images.txt"
 
 
 @pytest.mark.parametrize(

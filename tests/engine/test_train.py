@@ -298,6 +298,35 @@ def test_predict_equals_evaluate(recipe: Recipe, shapes: Path, tmp_path: Path) -
         api.predict(run.path, [str(shapes.parent / "images/val")], out=out.folder)
 
 
+def test_a_calibration_is_applied_by_predict_and_by_eval_if_asked(recipe: Recipe, shapes: Path, tmp_path: Path) -> None:
+    """aerial-3: the same boxes, half as wide and .8 as high; plain evaluation stays what it was."""
+    from tercel.core.calibration import Calibration
+
+    run = api.train(replace(recipe, train=replace(recipe.train, epochs=1)), *sources(shapes), out=tmp_path, name="r")
+    media = [str(shapes.parent / "images/val")]
+
+    def predicted(name: str) -> tuple[np.ndarray, set[str]]:
+        done = api.predict(run.path, media, out=tmp_path / name, min_score=0.001, drawn=False)
+        lines = [json.loads(x) for x in (done.folder / "predictions.jsonl").read_text().splitlines()[1:]]
+        rows = np.concatenate([np.reshape(x["boxes"], (-1, 4)) for x in lines])
+        return rows, {f.check for f in done.findings}
+
+    plain, said = predicted("plain")
+    assert len(plain) > 0
+    assert "predict.calibrated" not in said
+    with pytest.raises(TercelError, match=r"calibration\.json"):
+        api.evaluate(run.path, calibrated=True)
+    calibration = Calibration(width=0.5, height=0.8, fitted_on=("id nothing",))
+    (run.path / "calibration.json").write_text(json.dumps(calibration.to_json()))
+    moved, said = predicted("moved")
+    assert "predict.calibrated" in said
+    np.testing.assert_allclose(moved[:, 2:] - moved[:, :2], (plain[:, 2:] - plain[:, :2]) * [0.5, 0.8], rtol=1e-4)
+    np.testing.assert_allclose(moved[:, 2:] + moved[:, :2], plain[:, 2:] + plain[:, :2], rtol=1e-4)
+    as_is, asked = (api.evaluate(run.path, calibrated=c)[0].predictions for c in (False, True))
+    areas = [float(sum((o.boxes[:, 2:] - o.boxes[:, :2]).prod(axis=1).sum() for o in p)) for p in (as_is, asked)]
+    assert areas[1] == pytest.approx(0.4 * areas[0], rel=1e-3)
+
+
 def test_schedule_and_average() -> None:
     from tercel.config import Train
     from tercel.engine.optim import Average, learning_rate

@@ -1,6 +1,6 @@
 """A plausible run folder without training: drawn scenes, their truth, and predictions with every kind of error.
 
-Core types only, seeded. `python tests/report/fake_run.py FOLDER` writes one to look at.
+Core types only, seeded. `python tests/report/fake_run.py FOLDER [oriented]` writes one to look at.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import numpy as np
 from tercel.config import Recipe, dump, override
 from tercel.core.files import write_json
 from tercel.core.finding import Finding, Score, Severity
-from tercel.core.geometry import box_iou
+from tercel.core.geometry import box_iou, canonical_obb, obb_hull
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset, Frame, Record
 from tercel.core.schema import Schema
+from tercel.data.vehicles import CLASSES as VEHICLES
+from tercel.data.vehicles import draw_vehicles
 from tercel.report.draw import draw_sample
 
 CLASSES = ("disc", "ring", "speck")
@@ -73,6 +75,35 @@ def noisy(rng: np.random.Generator, truth: Objects, skill: float) -> Objects:
     return Objects(SIZE, labels, np.array(boxes).reshape(-1, 4), scores=np.array(scores, np.float32))
 
 
+def vehicles(rng: np.random.Generator, classes: int) -> tuple[np.ndarray, Objects]:
+    """One view from above; a few vehicles do not count."""
+    drawn = draw_vehicles(rng, SIZE)
+    return drawn.image, drawn.objects.replace(ignore=rng.random(len(drawn.objects)) < 0.04)
+
+
+def noisy_vehicles(rng: np.random.Generator, truth: Objects, skill: float) -> Objects:
+    """As `noisy`: too wide, sometimes turned, sometimes the front at the back, sometimes far too large."""
+    found = truth[rng.random(len(truth)) < skill]
+    n, extra = len(found), int(rng.poisson(2.5))
+    b = np.zeros((0, 5)) if found.obbs is None else found.obbs.astype(np.float64)
+    off = 1.3 - skill
+    b[:, :2] += rng.normal(0, 0.08 * off, (n, 2)) * b[:, 2:3]
+    b[:, 2:4] *= np.exp(rng.normal((0.02, 0.09), 0.15 * off, (n, 2)))
+    turned = rng.random(n) < 0.08
+    b[:, 4] += rng.normal(0, 0.08 * off, n) + turned * rng.uniform(0.3, 1.5, n)
+    b[rng.random(n) < 0.05, 2:4] *= 1.3
+    front = np.zeros(0) if found.heading is None else found.heading + np.pi * (rng.random(n) < 0.06)
+    at = np.column_stack([rng.uniform(0, SIZE[::-1], (extra, 2)), rng.uniform(8, 60, extra), rng.uniform(6, 20, extra)])
+    b = canonical_obb(np.concatenate([b, np.column_stack([at, rng.uniform(-1.5, 1.5, extra)])]))
+    labels = np.concatenate([found.labels, rng.integers(0, 3, extra)])
+    swapped = rng.random(len(labels)) < 0.06
+    labels[swapped] = rng.integers(0, 3, int(swapped.sum()))
+    return Objects(
+        SIZE, labels, obb_hull(b), obbs=b, heading=np.concatenate([front, np.zeros(extra)]),
+        headed=np.arange(n + extra) < n, scores=np.concatenate([rng.beta(2 + 7 * skill, 2, n), rng.beta(1, 8, extra)]),
+    )  # fmt: skip
+
+
 def _ordered(box: np.ndarray) -> np.ndarray:
     return np.concatenate([np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])])
 
@@ -88,13 +119,17 @@ def fake_run(
     prefix: str = "scene",
     detections: bool = True,
     metrics: dict[str, Any] | None = None,
+    oriented: bool = False,
 ) -> tuple[Path, Dataset]:
     """Write pictures and a run; returns the run folder and the validation data.
 
     Args:
+        oriented: vehicles from above with oriented boxes and fronts, instead of discs.
         metrics: content of metrics.json; None = that of tercel.metrics on the predictions.
     """
     rng = np.random.default_rng(seed)
+    task, scene_of, found_of = ("oriented", vehicles, noisy_vehicles) if oriented else ("boxes", scene, noisy)
+    classes = VEHICLES if oriented else classes
     run = folder / "runs" / "fake"
     images = folder / "pictures"
     images.mkdir(parents=True)
@@ -102,24 +137,24 @@ def fake_run(
     records, preds = [], []
     pixels = {}
     for i in range(pictures):
-        image, truth = scene(rng, len(classes))
+        image, truth = scene_of(rng, len(classes))
         name = f"{prefix}-{i:03d}"
         path = images / f"{name.replace('/', '_')}.png"
         cv2.imwrite(str(path), image[..., ::-1])
         records.append(Record(name, (Frame(path),), SIZE, truth, source=f"{path}:1"))
-        preds.append(noisy(rng, truth, 0.9) if detections else noisy(rng, truth, 0.9)[:0])
+        preds.append(found_of(rng, truth, 0.9) if detections else found_of(rng, truth, 0.9)[:0])
         pixels[name] = image
     data = Dataset(schema, tuple(records), source=str(images))
-    recipe = override(Recipe(name="boxes"), [f"train.epochs={epochs}", "train.lr=0.004", "augment.mosaic=0.3"])
+    recipe = override(Recipe(name=task, task=task), [f"train.epochs={epochs}", "train.lr=0.004", "augment.mosaic=0.3"])
     run.mkdir(parents=True)
     steps = _log(run, rng, epochs, status)
     for epoch in range(5, epochs + 1, 5):
         for k, r in enumerate(records[:3]):
-            drawn = draw_sample(pixels[r.id], r.objects, noisy(rng, r.objects, min(0.95, epoch / epochs)), schema)
+            drawn = draw_sample(pixels[r.id], r.objects, found_of(rng, r.objects, min(0.95, epoch / epochs)), schema)
             path = run / "samples" / f"{epoch:05d}" / f"{k}_scene-{k:03d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
-    lines = [{"format": "tercel-predictions", "version": 1, "task": "boxes", "classes": list(classes)}]
+    lines = [{"format": "tercel-predictions", "version": 1, "task": task, "classes": list(classes)}]
     lines += [{"id": r.id, **p.to_json()} for r, p in zip(records, preds, strict=True)]
     (run / "preds.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     findings = [
@@ -204,9 +239,10 @@ def measured(data: Dataset, preds: list[Objects]) -> dict[str, Any]:
     from tercel.metrics.ap import judge_boxes
 
     truth, ids = [r.objects for r in data.records], [r.id for r in data.records]
-    report = judge_boxes(truth, preds, data.schema.classes, ids=ids).to_json()
+    kind = "oriented" if any(t.obbs is not None for t in truth) else "boxes"
+    report = judge_boxes(truth, preds, data.schema.classes, ids=ids, geometry=kind).to_json()
     return {"checkpoint": "best", "scores": report["scores"], "report": report, "findings": [], "conditions": {}}
 
 
 if __name__ == "__main__":
-    print(fake_run(Path(sys.argv[1]))[0])
+    print(fake_run(Path(sys.argv[1]), oriented=sys.argv[2:] == ["oriented"])[0])

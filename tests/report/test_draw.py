@@ -73,6 +73,21 @@ def test_an_oriented_box_is_drawn_along_its_own_sides_and_not_as_its_hull() -> N
     assert not out[int(y2) - 3, int(x1) + 3].any()
 
 
+@pytest.mark.parametrize("towards", [1, -1])
+def test_a_line_runs_to_the_front_where_it_is_known(towards: int) -> None:
+    obb = np.array([[50, 40.5, 60, 30, 0]], np.float64)
+    o = Objects((80, 100), [0], obb_hull(obb), obbs=obb, heading=[0 if towards > 0 else np.pi], headed=[True])
+    image = np.full((80, 100, 3), 128, np.uint8)
+    drawn = draw(image, o, ("a",), labels=False, width=2)
+    like = np.abs(drawn.astype(int) - class_color(0)).max(axis=2) < 30
+    line = like[38:43].any(axis=0)
+    ahead, behind = (slice(55, 75), slice(25, 45))[::towards]
+    assert line[ahead].all()
+    assert not line[behind].any()
+    unknown = draw(image, o.replace(headed=[False]), ("a",), labels=False, width=2)
+    assert (unknown[30:50, 25:75] == 128).all()
+
+
 def test_scores_below_the_threshold_are_left_out_and_truth_is_not() -> None:
     low = one(20, 10, 60, 50, scores=[0.2])
     assert not draw(BLACK, low, ["a"], min_score=0.3).any()

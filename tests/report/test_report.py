@@ -120,7 +120,8 @@ def test_links_within_the_page_and_its_svgs_lead_somewhere_and_ids_are_unique(pa
 def test_every_section_is_there_for_a_finished_run(page: tuple[str, Page]) -> None:
     ids = [a["id"] for t, a in page[1].tags if t == "section"]
     assert ids == [
-        "findings", "changed", "scores", "detections", "training", "learning", "mistakes", "data", "conditions",
+        "findings", "changed", "scores", "detections", "errors", "training", "learning", "mistakes", "data",
+        "conditions",
     ]  # fmt: skip
     assert "train.epochs 50 10" in page[1].text  # a setting, its default, its value
     assert "Training and validation data are the same" in page[1].text

@@ -3,7 +3,7 @@
 Each module has: NAME; LOOKS_LIKE (what `matches` looks for, in words); `matches(path) -> bool`, by content;
 `splits(path) -> list[str]`; `read(path, split, options) -> Dataset`; `write(dataset, out, *, split, pictures) ->
 list[Path]`, which never touches a file that exists; HOLDS_IGNORE = False where ignored objects have no place; and TASK:
-"boxes" in still pictures, or "ball" in rallies of video.
+"boxes" or "oriented" boxes in still pictures, or "ball" in rallies of video.
 """
 
 from __future__ import annotations
@@ -13,7 +13,23 @@ from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from tercel.core.record import Dataset
-from tercel.data.formats import coco, odm, openttgames, sequence, tracknet, voc, yolo
+from tercel.data.formats import (
+    aerial,
+    coco,
+    dota,
+    dronevehicle,
+    hit_uav,
+    odm,
+    openttgames,
+    rolabelimg,
+    sequence,
+    tracknet,
+    vedai,
+    vehicle_markers,
+    voc,
+    yolo,
+    yolo_obb,
+)
 from tercel.data.formats.common import Options
 
 
@@ -23,7 +39,7 @@ class Format(Protocol):
     NAME: str
     LOOKS_LIKE: str
     HOLDS_IGNORE: bool
-    TASK: Literal["boxes", "ball"]
+    TASK: Literal["boxes", "oriented", "ball"]
 
     def matches(self, path: Path) -> bool: ...
     def splits(self, path: Path) -> list[str]: ...
@@ -32,5 +48,22 @@ class Format(Protocol):
 
 
 FORMATS: Mapping[str, Format] = {
-    m.NAME: cast(Format, m) for m in (voc, coco, yolo, odm, tracknet, openttgames, sequence)
+    m.NAME: cast(Format, m)
+    for m in (
+        voc,
+        coco,
+        yolo,
+        odm,
+        hit_uav,
+        rolabelimg,
+        dota,
+        yolo_obb,
+        aerial,
+        dronevehicle,
+        vedai,
+        vehicle_markers,
+        tracknet,
+        openttgames,
+        sequence,
+    )
 }

@@ -2,7 +2,8 @@
 
 A record's id is `str(image id)`; results files name pictures by that id. Sparse category ids become class ids 0..C-1 in
 the order of the ids, the table is kept in `Schema.category_ids` and written back. `iscrowd` is `ignore`. `area` (COCO:
-that of the mask) is kept where it is not the box's. Masks and keypoints are not read.
+that of the mask) is kept where it is not the box's. Masks and keypoints are not read. Where annotations have an `obb`
+or `corners` (tercel.data.formats.obb_json), these are oriented boxes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tercel.core.finding import Ledger, Severity, TercelError
 from tercel.core.geometry import box_area
 from tercel.core.record import Dataset, Record
 from tercel.core.schema import Schema
-from tercel.data.formats import common, target
+from tercel.data.formats import common, obb_json, target
 from tercel.data.formats.common import Options, Picture, Rows
 
 NAME = "coco"
@@ -51,7 +52,7 @@ def read(path: Path, split: str | None = None, options: Options | None = None) -
     file, name = _choose(path, split)
     with common.collector_paused():
         data = _sections(file)
-    ids, schema = _categories(file, data["categories"], options)
+    ids, schema = category_schema(file, data["categories"], options)
     if ids and ids[-1] - ids[0] != len(ids) - 1:
         table = ", ".join(f"{i}={c}" for i, c in list(zip(ids, schema.classes))[:8])
         ledger.add(
@@ -60,7 +61,7 @@ def read(path: Path, split: str | None = None, options: Options | None = None) -
             f"sparse category ids became class ids 0..C-1 in their order ({table} ...)",
             str(file),
         )
-    pictures = _pictures(file, data["images"], name)
+    pictures = listed_pictures(file, data["images"], name)
     rows = _rows(file, data["annotations"], pictures, {c: schema.category_ids.index(c) for c in ids}, ledger)
     pictures, index = common.check_pictures(pictures, ledger, options, str(file))
     rows.picture = index[rows.picture]
@@ -78,7 +79,7 @@ def write(dataset: Dataset, out: Path, *, split: str = "train", pictures: bool =
     single = out.suffix == ".json"
     file = out if single else out / "annotations" / f"instances_{split}.json"
     folder = out.parent / "images" if single else out / split
-    names = _names(dataset.records)
+    names = file_names(dataset.records)
     images = [folder / n for n in names] if pictures else []
     if pictures:
         target.refuse_missing(dataset.records)
@@ -98,8 +99,8 @@ def to_json(dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
     for image_id, r in zip(ids, dataset.records):
         xyxy = r.objects.boxes.astype(np.float64)
         xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1).tolist()
-        columns = zip(r.objects.labels.tolist(), xywh, r.objects.areas.tolist(), r.objects.ignore.tolist())
-        for label, box, area, ignore in columns:
+        o, more = r.objects, obb_json.keys_of(r.objects)
+        for label, box, area, ignore, angle in zip(o.labels.tolist(), xywh, o.areas.tolist(), o.ignore.tolist(), more):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -109,6 +110,7 @@ def to_json(dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
                     "area": area,
                     "iscrowd": int(ignore),
                 }
+                | angle
             )
     return {
         "images": [
@@ -127,7 +129,7 @@ def image_ids(records: Sequence[Record]) -> list[int]:
     return list(range(1, len(records) + 1))
 
 
-def _names(records: Sequence[Record]) -> list[str]:
+def file_names(records: Sequence[Record]) -> list[str]:
     """File names of the pictures: their own where no two are alike, else by record id."""
     files = [target.still_picture(r) for r in records]
     own = [f.name for f in files]
@@ -141,7 +143,8 @@ def _is_instances(path: Path) -> bool:
     if path.suffix.lower() != ".json" or not path.is_file():
         return False
     data = path.read_bytes()
-    return data.lstrip()[:1] == b"{" and b'"images"' in data and b'"annotations"' in data
+    ours = b'"file_name"' in data or b'"filename"' not in data  # else HIT-UAV's, which is alike
+    return data.lstrip()[:1] == b"{" and b'"images"' in data and b'"annotations"' in data and ours
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -193,7 +196,7 @@ def _sections(file: Path) -> dict[str, list[dict[str, Any]]]:
     return data
 
 
-def _categories(file: Path, categories: list[dict[str, Any]], options: Options) -> tuple[list[int], Schema]:
+def category_schema(file: Path, categories: list[dict[str, Any]], options: Options) -> tuple[list[int], Schema]:
     """All category ids in their order, and the schema whose `category_ids` go with its classes."""
     try:
         pairs = sorted((int(c["id"]), _text(c["name"])) for c in categories)
@@ -218,7 +221,7 @@ def _categories(file: Path, categories: list[dict[str, Any]], options: Options) 
         raise TercelError(e.message if str(file) in e.message else f"{file}: {e.message}", e.remedy) from e
 
 
-def _pictures(file: Path, images: list[dict[str, Any]], split: str) -> list[Picture]:
+def listed_pictures(file: Path, images: list[dict[str, Any]], split: str) -> list[Picture]:
     pictures: list[Picture] = []
     seen: set[str] = set()
     folder: Path | None = None
@@ -294,6 +297,9 @@ def _rows(
     file: Path, annotations: list[dict[str, Any]], pictures: Sequence[Picture], classes: dict[int, int], ledger: Ledger
 ) -> Rows:
     index, lost = image_index(pictures), len(annotations)
+    oriented = obb_json.is_oriented(annotations)
+    if oriented:  # then a bbox may be left out, and is not looked at
+        annotations = [{"bbox": [0, 0, 0, 0], **a} for a in annotations]
     try:  # the quick way, in columns; whatever is odd makes it fail and goes row by row
         columns = _columns(annotations, index, classes)
     except (KeyError, TypeError, ValueError):
@@ -307,20 +313,29 @@ def _rows(
     if len(set(ids)) != len(ids):
         twice = next(i for i in ids if ids.count(i) > 1)
         raise TercelError(f"{file}: annotation id {twice} occurs twice", "give every annotation its own id")
+
+    def where(i: int) -> str:
+        return f"{file} annotations[{i}] (id {annotations[i].get('id', '?')})"
+
     boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    obbs = obb_json.read_obbs(annotations, where, ledger) if oriented else None
+    heading, headed = obb_json.read_headings(annotations) if oriented else (None, None)
     known = np.isfinite(area) & (area >= 0)
     with np.errstate(invalid="ignore", over="ignore"):  # boxes that are not finite are left out later, and counted
-        own = box_area(boxes.astype(np.float32))
+        own = box_area(boxes.astype(np.float32)) if obbs is None else (obbs[:, 2] * obbs[:, 3]).astype(np.float32)
     area = np.where(known, area, own)
     differs = bool((area.astype(np.float32) != own)[np.isfinite(boxes).all(1)].any())
     return Rows(
         picture,
         labels,
         boxes,
-        lambda i: f"{file} annotations[{i}] (id {annotations[i].get('id', '?')})",
+        where,
         ignore,
         area=area if differs else None,
         lost=lost - len(annotations),
+        obbs=obbs,
+        heading=heading,
+        headed=headed,
     )
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import gc
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +23,9 @@ from tercel.core.finding import Ledger, Severity, TercelError
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset, Frame, Record
 from tercel.core.schema import Schema
+from tercel.data.formats.rows import LOSSES, judge
+from tercel.data.formats.rows import Rows as Rows  # noqa: PLC0414  # readers import it from here
 from tercel.data.images import SUFFIXES, check_whole, picture_header
-
-ROUNDING = 0.01  # px: text files round coordinates; what sticks out by less is cut without being counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,41 +56,6 @@ class Picture:
     size: tuple[int, int] | None
     source: str
     group: str = ""
-
-
-@dataclass
-class Rows:
-    """N labelled objects as the files have them, before anything is judged.
-
-    Attributes:
-        picture: i64 [N], index into the pictures.
-        labels: i64 [N] class ids.
-        boxes: f64 [N,4] x1 y1 x2 y2 in px (NaN where the file has it).
-        where: "file:line" of row i.
-        ignore: bool [N].
-        area: f64 [N] annotated areas in px^2, or None.
-        lost: rows that were dropped (and counted) before they got here.
-    """
-
-    picture: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    boxes: NDArray[np.float64]
-    where: Callable[[int], str]
-    ignore: NDArray[np.bool_]
-    area: NDArray[np.float64] | None = None
-    lost: int = 0
-
-    def take(self, keep: NDArray[np.bool_]) -> Rows:
-        index, where = np.flatnonzero(keep), self.where
-        return replace(
-            self,
-            picture=self.picture[keep],
-            labels=self.labels[keep],
-            boxes=self.boxes[keep],
-            where=lambda i: where(int(index[i])),
-            ignore=self.ignore[keep],
-            area=None if self.area is None else self.area[keep],
-        )
 
 
 # -- text and paths -----------------------------------------------------------------------------------------------
@@ -260,6 +226,15 @@ def check_pictures(
     return kept, index
 
 
+def size_from_points(points: NDArray[np.float64], ledger: Ledger, source: str) -> tuple[int, int]:
+    """(H, W) that reaches as far as points [N,2] (x, y): for labels that declare no size and have no pictures."""
+    message = "without pictures their size was taken from the boxes"
+    ledger.add("labels.size_from_boxes", Severity.INFO, message, source)
+    points = points[np.isfinite(points).all(axis=1)]
+    w, h = (max(1, math.ceil(v)) for v in points.max(axis=0)) if len(points) else (1, 1)
+    return h, w
+
+
 def _refuse_odd_name(p: Picture) -> None:
     """Ids go into JSON and reports, which are UTF-8; file names on Linux may be any bytes."""
     name = f"{p.id}{p.path}"
@@ -306,6 +281,9 @@ def assemble(
 ) -> Dataset:
     """Judge the rows, cut boxes at the picture, group by picture.
 
+    Oriented boxes become canonical and stay whole at the border (what is left of a cut one is no rectangle); their hull
+    becomes `boxes`, length * width their area unless the file has another.
+
     Raises:
         TercelError: more than `max_drop` of all rows lost, an id that occurs twice, a class name that no file can hold.
     """
@@ -316,7 +294,7 @@ def assemble(
     rows = rows.take(rows.picture >= 0)  # those of missing pictures, which check_pictures has counted
     total = len(rows.labels) + rows.lost
     sizes = np.array([p.size for p in pictures], np.float64).reshape(-1, 2)
-    rows = _judge(rows, sizes, ledger, options)
+    rows = judge(rows, sizes, ledger, as_written=options.as_written)
     lost = total - len(rows.labels)
     if total and lost > options.max_drop * total:
         reasons = "; ".join(
@@ -328,6 +306,7 @@ def assemble(
         )
     for p in _repeated(pictures):
         raise TercelError(f"{p.source}: the picture {p.id!r} occurs twice in {source}", "list every picture once")
+    _say_ignored(rows, ledger)
     records = _records(pictures, rows)
     for r in records:
         if not len(r.objects):
@@ -335,49 +314,15 @@ def assemble(
     return Dataset(schema, tuple(records), ledger.findings(), source)
 
 
-LOSSES = {
-    "labels.not_finite",
-    "labels.negative_extent",
-    "labels.zero_area",
-    "labels.outside",
-    "labels.fields",
-    "labels.orphan",
-}
-
-
-def _judge(rows: Rows, sizes: NDArray[np.float64], ledger: Ledger, options: Options) -> Rows:
-    """The rows that can be used, boxes cut at the picture; all others counted by reason."""
-
-    def leave(check: str, message: str, bad: Any) -> None:
-        nonlocal rows
-        if bad.any():
-            for i in np.flatnonzero(bad).tolist():
-                ledger.add(check, Severity.WARNING, message, rows.where(i))
-            rows = rows.take(~bad)
-
-    leave("labels.not_finite", "boxes with NaN or infinite coordinates were left out", ~np.isfinite(rows.boxes).all(1))
-    wh = rows.boxes[:, 2:] - rows.boxes[:, :2]
-    leave(
-        "labels.negative_extent", "boxes whose right or bottom lies before left or top were left out", (wh < 0).any(1)
-    )
-    if options.as_written:
-        return rows
-    flat = (rows.boxes[:, 2:].astype(np.float32) <= rows.boxes[:, :2].astype(np.float32)).any(1)
-    leave("labels.zero_area", "boxes without area were left out", flat)
-    high = sizes[rows.picture][:, [1, 0, 1, 0]]
-    cut = np.clip(rows.boxes, 0, high)
-    empty = (cut[:, 2:].astype(np.float32) <= cut[:, :2].astype(np.float32)).any(1)
-    leave("labels.outside", "boxes outside their picture were left out", empty)
-    cut = cut[~empty]
-    for i in np.flatnonzero((np.abs(cut - rows.boxes) > ROUNDING).any(1)).tolist():
-        ledger.add(
-            "labels.clipped",
-            Severity.WARNING,
-            "boxes that reach beyond their picture were cut at its border",
-            rows.where(i),
-        )
-    rows.boxes = cut
-    return rows
+def _say_ignored(rows: Rows, ledger: Ledger) -> None:
+    """A score over ignored objects only is undefined, and has been taken for 0."""
+    count, where = int(rows.ignore.sum()), rows.where(int(np.argmax(rows.ignore))) if len(rows.ignore) else ""
+    if count and count == len(rows.ignore):
+        message = "every object is an ignored one (difficult, crowd, don't care): there is nothing to find"
+        ledger.add("labels.all_ignored", Severity.WARNING, message, where, count)
+    elif count and rows.obbs is not None:
+        message = f"ignored objects (difficult, disabled, don't care), of {len(rows.ignore)} in all"
+        ledger.add("labels.ignored", Severity.INFO, message, where, count)
 
 
 def _repeated(pictures: Sequence[Picture]) -> Iterable[Picture]:
@@ -396,6 +341,10 @@ def _records(pictures: Sequence[Picture], rows: Rows) -> list[Record]:
     }
     if rows.area is not None:
         columns["area"] = rows.area.astype(np.float32)
+    if rows.obbs is not None:
+        columns["obbs"] = rows.obbs.astype(np.float32)
+    if rows.heading is not None and rows.headed is not None:
+        columns |= {"heading": rows.heading.astype(np.float32), "headed": rows.headed}
     parts = group(columns, rows.picture, [p.size or (1, 1) for p in pictures])
     return [
         Record(p.id, (Frame(p.path),), o.size, o, group=p.group, source=p.source)

@@ -7,7 +7,6 @@ one, else the sorted names. A record's id is the file's name without suffix. Ign
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -190,10 +189,6 @@ def _pictures(folder: Path, files: list[Path], rows: Rows, relative: bool, ledge
                 f"{f}: shares of a picture that is not there", f"put the pictures beside {f.name} or into ../images"
             )
         own = rows.boxes[rows.picture == i]
-        far = (own[:, :2] + own[:, 2:])[np.isfinite(own).all(axis=1)]
-        w, h = (max(1, math.ceil(v)) for v in far.max(axis=0)) if len(far) else (1, 1)
-        ledger.add(
-            "labels.size_from_boxes", Severity.INFO, "without pictures their size was taken from the boxes", str(f)
-        )
+        h, w = common.size_from_points(own[:, :2] + own[:, 2:], ledger, str(f))
         out.append(Picture(f.stem, folder / f"{f.stem}.jpg", (h, w), str(f)))
     return out

@@ -7,6 +7,9 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tercel.core.finding import TercelError
 from tercel.core.record import Record
 from tercel.data.formats import common
@@ -40,6 +43,21 @@ def file_stem(record: Record) -> str:
     ):
         raise TercelError(f"record id {record.id!r} cannot be a file name", "rename the picture")
     return record.id
+
+
+def oriented_boxes(record: Record) -> NDArray[np.float64]:
+    """Oriented boxes f64 [N,5] of a record.
+
+    Raises:
+        TercelError: its objects have none. An upright rectangle is a box, not an oriented box of angle 0.
+    """
+    o = record.objects
+    if len(o) and o.obbs is None:
+        raise TercelError(
+            f"record {record.id!r} ({record.source}) has boxes without an angle, and this format holds oriented ones",
+            "write it as voc, coco or yolo",
+        )
+    return np.zeros((0, 5)) if o.obbs is None else o.obbs.astype(np.float64)
 
 
 def refuse_existing(paths: Iterable[Path]) -> None:

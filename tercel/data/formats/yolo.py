@@ -1,374 +1,74 @@
 """YOLO text: `class cx cy w h` per line, as shares of the picture, in labels/ beside images/; a data.yaml or not.
 
 A data.yaml names `path`, `train`, `val`, `test` (folders, lists of them, or text files of picture paths) and `names`;
-without one, a folder with images/ and labels/ is read, subfolders of images/ being the splits. The label of a picture
-is found by exchanging the folder images for labels and any suffix for .txt; a picture without label is a negative. A
-record's id is the picture's path within its split, without suffix. The format cannot hold ignored objects.
+without one, a folder with images/ and labels/ is read, subfolders of images/ being the splits. A record's id is the
+picture's path within its split, without suffix. The format cannot hold ignored objects.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tercel.core.files import write_atomic
-from tercel.core.finding import Ledger, Severity, TercelError
+from tercel.core.finding import Ledger
 from tercel.core.record import Dataset, Record
-from tercel.core.schema import Schema
-from tercel.data.formats import common, target
-from tercel.data.formats.common import Options, Picture, Rows
-from tercel.data.images import is_picture
+from tercel.data.formats import yolo_lines, yolo_tree
+from tercel.data.formats.common import Options, Rows
 
 NAME = "yolo"
 TASK = "boxes"
 HOLDS_IGNORE = False
-LOOKS_LIKE = "a data.yaml with names and train/val/test, or a folder with images/ and labels/"
+LOOKS_LIKE = yolo_tree.LOOKS_LIKE
 
-_SPLITS = ("train", "val", "valid", "test")
-_NO_SPLITS = {"path", "names", "nc", "download", "yaml_file"}
-_MARK = "# written by tercel; further splits are added here\n"
+_ORIENTED = {6, 9}  # numbers per line of aerial and yolo_obb
 
 
 def matches(path: Path) -> bool:
-    """True for a YOLO data.yaml, a folder with one, or a folder with images/ and labels/."""
-    if path.is_file():
-        return path.suffix.lower() in {".yaml", ".yml"} and _is_config(path)
-    return path.is_dir() and (_find_config(path) is not None or bool(_plain(path)))
+    """True for a YOLO data.yaml, a folder with one, or a folder with images/ and labels/; not for oriented labels."""
+    return yolo_tree.matches(path) and yolo_tree.numbers_per_line(path) not in _ORIENTED
+
+
+def accepts(path: Path) -> bool:
+    """True also where `matches` sees the labels of another format: whoever names this one learns the line."""
+    return yolo_tree.matches(path)
 
 
 def splits(path: Path) -> list[str]:
     """Splits that data.yaml names, or subfolders of images/ (or folders with images/ of their own)."""
-    return [s for s in _layout(path).splits if s]
+    return yolo_tree.splits(path)
 
 
 def read(path: Path, split: str | None = None, options: Options | None = None) -> Dataset:
     """One split, or all pictures when `split` is None.
 
     Raises:
-        TercelError: see tercel.data.formats.common; also names that disagree with nc, a class id beyond the names,
-            coordinates in pixels, and a source where no picture has a label.
+        TercelError: see tercel.data.formats.yolo_tree.
     """
-    options, ledger = options or Options(), Ledger()
-    source = f"{path}#{split}" if split else str(path)
-    layout = _layout(path)
-    if split is not None and split not in splits(path):
-        raise common.unknown_split(str(path), split, splits(path))
-    pictures = _pictures(layout, split, ledger, source)
-    labels = [label_path(p.path, layout.root) for p in pictures]
-    _orphans(pictures, labels, ledger)
-    texts = [(i, f, common.read_text(f)) for i, f in enumerate(labels) if os.path.lexists(f)]
-    if not texts:
-        raise TercelError(
-            f"{source}: none of {len(pictures)} pictures has a label, for example {labels[0]}",
-            "put the text files into labels/, laid out like images/",
-        )
-    pictures = [Picture(p.id, p.path, None, str(f) if f.is_file() else p.source) for p, f in zip(pictures, labels)]
-    without = len(pictures) - len(texts)
-    if without:
-        first = str(next(p.path for p, f in zip(pictures, labels) if not f.is_file()))
-        ledger.add("labels.none", Severity.INFO, "pictures without a label file count as negatives", first, without)
-    rows = _rows(texts, ledger)
-    classes = _classes(layout, rows, options, ledger, source)
-    kept, index = common.check_pictures(pictures, ledger, options, source)
-    rows.picture = index[rows.picture]
-    rows = rows.take(rows.picture >= 0)
-    scale = np.array([p.size for p in kept], np.float64).reshape(-1, 2)[rows.picture][:, ::-1]
-    centre, wh = rows.boxes[:, :2] * scale, rows.boxes[:, 2:] * scale
-    rows.boxes = np.concatenate([centre - wh / 2, centre + wh / 2], axis=1)
-    return common.assemble(kept, rows, Schema(classes), ledger, options=options, source=source)
+    return yolo_tree.read(path, split, options, _rows, _place)
 
 
 def write(dataset: Dataset, out: Path, *, split: str = "train", pictures: bool = True) -> list[Path]:
     """`out`/images/<split> (hard links where possible), labels/<split> and data.yaml. Ignored objects are left out.
 
-    Further splits may be written into the same folder: data.yaml, if it is ours, gets a line for each.
-
     Raises:
-        TercelError: a file exists already, another class list or a foreign data.yaml lies there, a record is a clip.
+        TercelError: see tercel.data.formats.yolo_tree.
     """
-    stems = [target.file_stem(r) for r in dataset.records]
-    images = [out / "images" / split / f"{s}{target.still_picture(r).suffix}" for s, r in zip(stems, dataset.records)]
-    labels = [out / "labels" / split / f"{s}.txt" for s in stems]
-    if pictures:
-        target.refuse_missing(dataset.records)
-    target.refuse_existing([*labels, *(images if pictures else [])])
-    config = out / "data.yaml"
-    text = _config_text(config, split, dataset.schema.classes)
-    for record, image, label in zip(dataset.records, images, labels):
-        if pictures:
-            target.place_picture(target.still_picture(record), image)
-        write_atomic(label, _label_text(record))
-    write_atomic(config, text)
-    return [config, *labels, *(images if pictures else [])]
-
-
-def label_path(picture: Path, root: Path) -> Path:
-    """The label of a picture: its last folder `images` within `root` becomes `labels`, its suffix .txt."""
-    parts = list(picture.relative_to(root).with_suffix(".txt").parts)
-    for i in range(len(parts) - 2, -1, -1):
-        if parts[i] == "images":
-            parts[i] = "labels"
-            break
-    return root.joinpath(*parts)
-
-
-# -- folders and data.yaml ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where a source keeps what. `splits`: name -> folders, picture lists or pictures, as written: one that is broken
-    must not keep the others from being read."""
-
-    root: Path
-    splits: dict[str, list[str]]
-    names: tuple[str, ...] | None = None
-    config: Path | None = None
-
-    def entries(self, split: str | None) -> list[Path]:
-        """What a split (None: all together) consists of."""
-        keys = self.splits if split is None else [split]
-        found = [_entry(self.root, e, f"{self.config or self.root} ({k})") for k in keys for e in self.splits[k]]
-        return list(dict.fromkeys(found))
-
-
-def _is_config(path: Path) -> bool:
-    with open(path, "rb") as f:
-        head = b"\n" + f.read(65536)
-    return b"\nnames:" in head and (_MARK.encode() in head or any(f"\n{s}:".encode() in head for s in _SPLITS))
-
-
-def _find_config(folder: Path) -> Path | None:
-    found = [p for p in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]) if p.is_file() and _is_config(p)]
-    named = [p for p in found if p.stem == "data"]
-    return named[0] if named else found[0] if len(found) == 1 else None
-
-
-def _plain(path: Path) -> dict[str, list[str]]:
-    """Picture folders of a source without data.yaml, by split; "" for pictures outside of any split's folder."""
-    if (path / "images").is_dir() and (path / "labels").is_dir():
-        below = sorted(p for p in (path / "images").iterdir() if p.is_dir() and not is_picture(p))
-        loose = any(is_picture(p) for p in (path / "images").iterdir())
-        return ({"": ["images"]} if loose or not below else {}) | {p.name: [f"images/{p.name}"] for p in below}
-    if not path.is_dir():
-        return {}
-    good = [p for p in sorted(path.iterdir()) if (p / "images").is_dir() and (p / "labels").is_dir()]
-    return {p.name: [f"{p.name}/images"] for p in good}
-
-
-def _layout(path: Path) -> _Layout:
-    config = path if path.is_file() else _find_config(path)
-    if config is not None:
-        return _configured(config)
-    folders = _plain(path)
-    if not folders:
-        raise TercelError(f"{path} is no YOLO source", f"looked for {LOOKS_LIKE}")
-    listed = next((p for p in (path / "classes.txt", path / "labels" / "classes.txt") if p.is_file()), None)
-    names = common.read_classes(listed) if listed else None
-    return _Layout(path, folders, names, listed)
-
-
-def _configured(config: Path) -> _Layout:
-    import yaml
-
-    try:
-        data = yaml.safe_load(common.read_text(config))
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        problem = getattr(e, "problem", None) or "it cannot be read"
-        raise TercelError(f"{config}:{mark.line + 1 if mark else 1}: not YAML: {problem}", "correct the line") from e
-    if not isinstance(data, dict):
-        raise TercelError(f"{config}: not a mapping of names and splits", f"looked for {LOOKS_LIKE}")
-    root = _root(config, data)
-    found: dict[str, list[str]] = {}
-    others = [k for k, v in data.items() if k not in _NO_SPLITS and isinstance(v, str) and (root / v).exists()]
-    for key in dict.fromkeys([*_SPLITS, *others]):
-        value = data.get(key)
-        if value is not None and value != "":
-            entries = value if isinstance(value, list) else [value]
-            if not all(isinstance(e, str) for e in entries):
-                hint = f"for example {key}: images/{key}"
-                raise TercelError(f"{config} ({key}): not a path or a list of paths", hint)
-            found[key] = entries
-    return _Layout(root, found, _names(config, data), config)
-
-
-def _root(config: Path, data: dict[str, Any]) -> Path:
-    """The folder that `path` names when that lies below the data.yaml, else the data.yaml's own."""
-    given = data.get("path")
-    if not given:
-        return config.parent
-    if not isinstance(given, str):
-        raise TercelError(f"{config} (path): not a path", "for example path: .")
-    try:
-        root = common.inside(config.parent, given, str(config))
-    except TercelError:
-        # Downloaded files often carry the path of the machine they were made on. We never follow it outside.
-        if any(isinstance(data.get(s), str) and (config.parent / data[s]).exists() for s in _SPLITS):
-            return config.parent
-        raise
-    return root if root.is_dir() else config.parent
-
-
-def _entry(root: Path, text: str, where: str) -> Path:
-    """A split's folder, list or picture. `../train/images` for what lies beside data.yaml is common."""
-    stripped = text.strip().replace("\\", "/")
-    if stripped.startswith("../") and (root / stripped[3:]).exists():
-        stripped = stripped[3:]
-    path = common.inside(root, stripped, where)
-    if not path.exists():
-        raise TercelError(f"{where}: {path} does not exist", "correct the path, or name a split that is there")
-    return path
-
-
-def _names(config: Path, data: dict[str, Any]) -> tuple[str, ...] | None:
-    names, nc = data.get("names"), data.get("nc")
-    if isinstance(names, dict):
-        if sorted(names, key=str) != sorted(range(len(names)), key=str):
-            raise TercelError(f"{config}: the ids of names are not 0..{len(names) - 1}", "number the names from 0")
-        names = [names[i] for i in range(len(names))]
-    if names is None and isinstance(nc, int):
-        names = list(range(nc))
-    if not isinstance(names, list) or not all(isinstance(n, str | int | float) for n in names):
-        raise TercelError(f"{config}: names is no list or table of class names", "for example names: [ball, racket]")
-    if nc is not None and nc != len(names):
-        raise TercelError(f"{config}: nc is {nc} but there are {len(names)} names", "correct one of them")
-    texts = tuple(str(n) for n in names)
-    for n in texts:
-        if not n.strip() or texts.count(n) > 1:
-            what = f"the class name {n!r} occurs twice" if n.strip() else "a class name is empty"
-            raise TercelError(f"{config}: {what}", "give every class its own name")
-    return texts
-
-
-# -- pictures -----------------------------------------------------------------------------------------------------
-
-
-def _pictures(layout: _Layout, split: str | None, ledger: Ledger, source: str) -> list[Picture]:
-    entries = layout.entries(split)
-    found: dict[Path, str] = {}
-    for path, where in (x for e in entries for x in _listed(layout.root, e)):
-        if path in found and split is not None:
-            raise TercelError(f"{where}: the picture {path} is listed twice in {source}", "list every picture once")
-        found[path] = where
-    if not found:
-        raise TercelError(f"{source} holds no picture", f"looked in {', '.join(str(e) for e in entries)}")
-    folders = [str(e) for e in entries if e.is_dir()]
-    base = os.path.commonpath(folders if len(folders) == len(entries) else [str(p.parent) for p in found])
-    ids: dict[str, Path] = {}
-    for path in found:
-        id_ = os.path.splitext(os.path.relpath(path, base))[0].replace(os.sep, "/")
-        if id_ in ids:
-            raise TercelError(f"{source}: {ids[id_]} and {path} share one label file", "rename one of the pictures")
-        ids[id_] = path
-    return [Picture(i, p, None, found[p]) for i, p in ids.items()]
-
-
-def _listed(root: Path, entry: Path) -> Iterator[tuple[Path, str]]:
-    """(picture, who names it) of a folder, a list of pictures, or a picture."""
-    if entry.is_dir() and not is_picture(entry):
-        for found in common.pictures_by_stem(entry, below=True).values():
-            for p in found:
-                yield p, str(p)
-    elif entry.suffix.lower() == ".txt":
-        for n, line in enumerate(common.read_text(entry).splitlines(), 1):
-            if line.strip():
-                where = f"{entry}:{n}"
-                near = root if (root / line.strip()).exists() else entry.parent
-                path = common.inside(near, line, where)
-                common.inside(root, os.path.relpath(path, root), where)
-                yield path, where
-    else:
-        yield entry, str(entry)
-
-
-def _orphans(pictures: list[Picture], labels: list[Path], ledger: Ledger) -> None:
-    """Count label files beside those of our pictures whose picture does not exist."""
-    folders = {f.parent: p.path.parent for p, f in zip(pictures, labels)}
-    for label_folder, picture_folder in folders.items():
-        if not label_folder.is_dir():
-            continue
-        known = common.pictures_by_stem(picture_folder)
-        for f in sorted(label_folder.glob("*.txt")):
-            if f.stem not in known and f.name != "classes.txt" and label_folder != picture_folder:
-                ledger.add("labels.no_picture", Severity.WARNING, "label files without a picture were left out", str(f))
-
-
-# -- labels -------------------------------------------------------------------------------------------------------
+    return yolo_tree.write(dataset, out, split, pictures, _label_text)
 
 
 def _rows(texts: list[tuple[int, Path, str]], ledger: Ledger) -> Rows:
     """Rows with boxes still as shares: cx cy w h."""
-    picture: list[int] = []
-    values: list[list[float]] = []
-    lines: list[tuple[Path, int]] = []
-    lost = 0
-    for i, file, text in texts:
-        for n, line in enumerate(text.splitlines(), 1):
-            fields = line.split()
-            if not fields:
-                continue
-            try:
-                if len(fields) != 5:
-                    raise ValueError
-                row = [float(f) for f in fields]
-            except ValueError:
-                message = "lines that are not five numbers (class cx cy w h) were left out"
-                ledger.add("labels.fields", Severity.WARNING, message, f"{file}:{n}")
-                lost += 1
-                continue
-            picture.append(i)
-            values.append(row)
-            lines.append((file, n))
-    table = np.array(values, np.float64).reshape(-1, 5)
-
-    def where(i: int) -> str:
-        return f"{lines[i][0]}:{lines[i][1]}"
-
-    ids = table[:, 0]
-    for i in np.flatnonzero(~((ids == np.rint(ids)) & (ids >= 0) & (ids < 2**31)))[:1].tolist():
-        raise TercelError(f"{where(i)}: class id {values[i][0]:g} is not a whole number from 0", "correct the label")
-    if len(table) and ((table[:, 1:] > 1.5).any(axis=1).mean() > 0.5):
-        i = int(np.flatnonzero((table[:, 1:] > 1.5).any(axis=1))[0])
-        raise TercelError(f"{where(i)}: coordinates far above 1", "YOLO wants shares of the picture (0..1), not pixels")
-    return Rows(
-        np.array(picture, np.int64),
-        ids.astype(np.int64),
-        table[:, 1:],
-        where,
-        np.zeros(len(table), np.bool_),
-        lost=lost,
-    )
+    rows, shares = yolo_lines.table(texts, 5, "five numbers (class cx cy w h)", ledger)
+    rows.boxes = shares
+    yolo_lines.refuse_pixels(rows.boxes, rows.where)
+    return rows
 
 
-def _classes(layout: _Layout, rows: Rows, options: Options, ledger: Ledger, source: str) -> tuple[str, ...]:
-    classes = layout.names
-    if options.classes is not None:
-        if classes is not None and classes != options.classes:
-            raise TercelError(
-                f"{layout.config or source}: the classes {list(classes)} are not the expected {list(options.classes)}",
-                "class ids have no meaning without their order: make the lists equal",
-            )
-        classes = options.classes
-    if classes is None:
-        count = int(rows.labels.max()) + 1 if len(rows.labels) else 1
-        ledger.add(
-            "labels.no_names", Severity.INFO, "no class names were found: classes are called by their number", source
-        )
-        return tuple(str(i) for i in range(count))
-    beyond = np.flatnonzero(rows.labels >= len(classes))
-    if len(beyond):
-        i = int(beyond[0])
-        raise TercelError(
-            f"{rows.where(i)}: class id {rows.labels[i]}, but {layout.config or source} names {len(classes)} classes",
-            "correct the label or add the class to the names",
-        )
-    return classes
+def _place(rows: Rows, scale: NDArray[np.float64], ledger: Ledger) -> None:
+    centre, wh = rows.boxes[:, :2] * scale, rows.boxes[:, 2:] * scale
+    rows.boxes = np.concatenate([centre - wh / 2, centre + wh / 2], axis=1)
 
 
 def _label_text(record: Record) -> str:
@@ -377,23 +77,3 @@ def _label_text(record: Record) -> str:
     xyxy = o.boxes.astype(np.float64) / np.array([w, h, w, h])
     rows = np.concatenate([(xyxy[:, :2] + xyxy[:, 2:]) / 2, xyxy[:, 2:] - xyxy[:, :2]], axis=1)
     return "".join(f"{c} {' '.join(f'{v:.10g}' for v in row)}\n" for c, row in zip(o.labels.tolist(), rows.tolist()))
-
-
-def _config_text(config: Path, split: str, classes: tuple[str, ...]) -> str:
-    import yaml
-
-    if split in _NO_SPLITS:
-        raise TercelError(f"a data.yaml cannot have a split {split!r}", f"write it as one of {', '.join(_SPLITS)}")
-    data: dict[str, Any] = {"path": "."}
-    if config.exists():
-        text = common.read_text(config)
-        if not text.startswith(_MARK):
-            raise TercelError(f"{config} exists already and is not ours", "write into a new folder")
-        data = yaml.safe_load(text)
-        if split in data:
-            raise TercelError(f"{config} has a split {split!r} already", "write into a new folder or under a new split")
-        if tuple(data["names"].values()) != classes:
-            raise TercelError(f"{config} lists other classes than the data being written", "write into a new folder")
-    data[split] = f"images/{split}"
-    data["names"] = data.pop("names", dict(enumerate(classes)))
-    return _MARK + yaml.safe_dump(data, sort_keys=False, allow_unicode=True)

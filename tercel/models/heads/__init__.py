@@ -7,16 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tercel.config import BallGrid, BallHeatmap, BoxHead, Clip
+from tercel.config import AnchorHead, BallGrid, BallHeatmap, BoxHead, Clip, OrientedHead
 from tercel.core.finding import TercelError
 from tercel.core.schema import Schema
+from tercel.models.heads.anchors import AnchorBoxes
 from tercel.models.heads.ball_grid import Grid
 from tercel.models.heads.ball_heatmap import Heatmap
 from tercel.models.heads.boxes import DenseBoxes
 from tercel.models.heads.common import Head
+from tercel.models.heads.oriented import DenseOriented
 
 
-def build_head(config: BoxHead | BallHeatmap | BallGrid, schema: Schema, strides: Sequence[int], clip: Clip) -> Head:
+def build_head(
+    config: BoxHead | AnchorHead | OrientedHead | BallHeatmap | BallGrid,
+    schema: Schema,
+    strides: Sequence[int],
+    clip: Clip,
+) -> Head:
     """The head that a configuration class stands for.
 
     Args:
@@ -27,6 +34,10 @@ def build_head(config: BoxHead | BallHeatmap | BallGrid, schema: Schema, strides
     """
     if isinstance(config, BoxHead):
         return DenseBoxes(config, len(schema.classes), tuple(strides))
+    if isinstance(config, AnchorHead):
+        return AnchorBoxes(config, len(schema.classes), tuple(strides))
+    if isinstance(config, OrientedHead):
+        return DenseOriented(config, len(schema.classes), tuple(strides))
     if len(schema.classes) != 1:
         raise TercelError(
             f"a ball is one class, and the data has {list(schema.classes)}", "use data whose one class is the ball"

@@ -22,7 +22,7 @@ from tercel.core.objects import Objects
 from tercel.core.record import Event
 from tercel.core.schema import Schema
 from tercel.models.ball_losses import event_target
-from tercel.models.heads.common import SURE
+from tercel.models.heads.common import SURE, prior_bias
 from tercel.models.layers import Conv, Norm, init_weights
 from tercel.models.losses import bce, full_precision
 
@@ -164,21 +164,23 @@ def event_names(config: EventHead, schema: Schema) -> int:
 class EventNet(nn.Module):
     """Event logits [B,A,E] from a map [B,W,h,w] and the ball's logits [B,A,h',w'] of the same frames.
 
-    What it looks at: the map's mean and maximum; the map around the ball of every answered frame, where "around the
-    ball" is the softmax of the ball's own logits; and where those places are. A bounce shows as a turn of the path, so
-    all frames are looked at for each. The attention carries no gradient: events do not move the ball.
+    What it looks at: the map's mean and maximum; the map around the ball of every answered frame; where those places
+    are, how they move and how that changes (`path`). A bounce shows as a turn of the path, so all frames are looked at
+    for each. "Around the ball" is weighted by the ball's own squared probabilities, which a thousand cells that are
+    nearly sure of nothing do not outweigh. The weights carry no gradient: events do not move the ball.
     """
 
     def __init__(self, width: int, config: EventHead, answered: int, events: int, prior: float, norm: Norm) -> None:
         super().__init__()
         self.answered = answered
         self.reduce = Conv(width, config.width, 3, 2, norm=norm)
-        self.hidden = nn.Linear((2 + answered) * config.width + 2 * answered, config.width)
-        self.act = nn.ReLU(inplace=True)
+        seen = (2 + answered) * config.width + 3 * answered + 2 * (answered - 1) + 2 * max(answered - 2, 0)
+        self.hidden = nn.ModuleList([nn.Linear(seen, 2 * config.width), nn.Linear(2 * config.width, config.width)])
         self.out = nn.Linear(config.width, answered * events)
         init_weights(self.reduce)
-        nn.init.kaiming_normal_(self.hidden.weight, nonlinearity="relu")
-        nn.init.zeros_(self.hidden.bias)
+        for layer in self.hidden:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         nn.init.normal_(self.out.weight, std=0.01)
         nn.init.constant_(self.out.bias, prior_bias(prior))
 
@@ -186,15 +188,34 @@ class EventNet(nn.Module):
         g = self.reduce(x)
         h, w = g.shape[-2:]
         with full_precision(g):  # small, and half precision would blur where the ball is
-            at = F.adaptive_max_pool2d(ball.detach().float(), (h, w)).flatten(2).softmax(-1)  # [B,A,h*w]
+            p = ball.detach().float().sigmoid()
+            share = p.square() / p.square().sum((2, 3), keepdim=True).clamp(min=1e-12)  # [B,A,h',w']
+            at = F.adaptive_avg_pool2d(share, (h, w)).flatten(2)
+            at = at / at.sum(-1, keepdim=True).clamp(min=1e-12)
             flat = g.float().flatten(2)  # [B,V,h*w]
             around = at @ flat.transpose(1, 2)  # [B,A,V]
-            y, x = (torch.linspace(-1, 1, n, device=at.device) for n in (h, w))
-            place = at @ torch.stack([x.expand(h, w).flatten(), y[:, None].expand(h, w).flatten()], 1)  # [B,A,2]
-            seen = [flat.mean(-1), flat.amax(-1), around.flatten(1), place.flatten(1)]
-            logits: Tensor = self.out(self.act(self.hidden(torch.cat(seen, 1))))
-            out: Tensor = logits.unflatten(1, (self.answered, -1))
+            seen = [flat.mean(-1), flat.amax(-1), around.flatten(1), path(share, p.amax((2, 3)))]
+            y = torch.cat(seen, 1)
+            for layer in self.hidden:
+                y = F.relu(layer(y))
+            out: Tensor = self.out(y).unflatten(1, (self.answered, -1))
             return out
+
+
+def path(share: Tensor, sure: Tensor) -> Tensor:
+    """What a path tells [B,F] from weights of places [B,A,h,w] that sum to 1, and how sure each frame is [B,A].
+
+    Per frame the place in -1..1 and the sureness; between frames the step, between steps its change, in sixteenths of
+    half the picture, so that a turn of a few pixels is no small number. What rests on an unsure frame fades with it.
+    """
+    h, w = share.shape[-2:]
+    y, x = (torch.linspace(-1 + 1 / n, 1 - 1 / n, n, device=share.device) for n in (h, w))
+    place = torch.stack([(share.sum(2) * x).sum(-1), (share.sum(3) * y).sum(-1)], -1)  # [B,A,2]
+    step = 16 * (place[:, 1:] - place[:, :-1])
+    turn = step[:, 1:] - step[:, :-1]
+    both = sure[:, 1:] * sure[:, :-1]
+    step, turn = step * both[..., None], turn * (both[:, 1:] * both[:, :-1])[..., None]
+    return torch.cat([(place * sure[..., None]).flatten(1), sure, step.flatten(1), turn.flatten(1)], 1)
 
 
 def event_loss(logits: Tensor, targets: BallTargets) -> Tensor:
@@ -208,11 +229,6 @@ def ideal_events(targets: BallTargets, events: int) -> Tensor:
     if not events:
         return torch.zeros(*targets.counted.shape, 0)
     return targets.events.nan_to_num(0.0).logit(eps=0).clamp(-SURE, SURE)
-
-
-def prior_bias(prior: float) -> float:
-    """The logit of a probability."""
-    return -math.log((1 - prior) / prior)
 
 
 # -- from maps to candidates ----------------------------------------------------------------------------------------

@@ -29,10 +29,9 @@ from tercel.models.heads.ball import (
     find_candidates,
     ideal_events,
     objects_of,
-    prior_bias,
     stack_maps,
 )
-from tercel.models.heads.common import SURE, Loss, make_priors
+from tercel.models.heads.common import SURE, Loss, make_priors, prior_bias
 from tercel.models.layers import Conv, init_weights
 from tercel.models.losses import bce, dfl, focal, smooth_l1
 

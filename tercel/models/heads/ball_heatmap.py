@@ -28,10 +28,9 @@ from tercel.models.heads.ball import (
     find_candidates,
     ideal_events,
     objects_of,
-    prior_bias,
     stack_maps,
 )
-from tercel.models.heads.common import SURE, Loss
+from tercel.models.heads.common import SURE, Loss, prior_bias
 from tercel.models.layers import init_weights
 from tercel.models.losses import smooth_l1
 

@@ -6,9 +6,7 @@ K bins, M truths of the batch, P positive (picture, prior) pairs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +19,7 @@ from tercel.core.objects import Objects
 from tercel.core.record import Event
 from tercel.models.assign import Assignment, Priors, Truths, assign, starved
 from tercel.models.heads.common import SURE, Loss, make_priors
-from tercel.models.layers import Conv, init_weights
+from tercel.models.heads.dense import Towers
 from tercel.models.losses import CLASS_LOSSES, box_loss, dfl
 from tercel.models.suppress import suppress
 
@@ -47,45 +45,21 @@ class BoxTargets(NamedTuple):
     batch: int
 
     def to(self, device: torch.device) -> BoxTargets:
-        truths = Truths(*(t.to(device) for t in self.truths))
+        truths = self.truths.to(device)
         return BoxTargets(truths, self.ignore_image.to(device), self.ignore_boxes.to(device), self.batch)
 
 
 class BoxNet(nn.Module):
-    """The trainable part: two towers of 3x3 convolutions per map, then 1x1 predictions."""
+    """The trainable part: class scores, and four distributions per prior."""
 
     def __init__(self, config: BoxHead, classes: int, width: int, strides: Sequence[int], model: ModelConfig) -> None:
         super().__init__()
-        self.classes, self.bins, self.strides = classes, config.bins, tuple(strides)
-
-        def tower() -> nn.Sequential:
-            widths = [width] + [config.width] * config.depth
-            return nn.Sequential(*[Conv(a, b, norm=model.norm) for a, b in pairwise(widths)])
-
-        last = config.width if config.depth else width
-        self.class_towers = nn.ModuleList(tower() for _ in strides)
-        self.side_towers = nn.ModuleList(tower() for _ in strides)
-        self.class_out = nn.ModuleList(nn.Conv2d(last, classes, 1) for _ in strides)
-        self.side_out = nn.ModuleList(nn.Conv2d(last, 4 * config.bins, 1) for _ in strides)
-        init_weights(self.class_towers)
-        init_weights(self.side_towers)
-        for conv in (*self.class_out, *self.side_out):
-            nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)
-        for name, value in self.class_out.named_parameters():
-            if name.endswith("bias"):  # every class channel starts at the prior
-                nn.init.constant_(value, -math.log((1 - config.prior) / config.prior))
+        self.bins = config.bins
+        self.towers = Towers(config, (classes, 4 * config.bins), width, strides, model)
 
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> DenseRaw:
-        logits, sides = [], []
-        for i, x in enumerate(maps):
-            c = self.class_out[i](self.class_towers[i](x))
-            s = self.side_out[i](self.side_towers[i](x))
-            logits.append(c.permute(0, 2, 3, 1).flatten(1, 2))
-            sides.append(s.permute(0, 2, 3, 1).flatten(1, 2).unflatten(2, (4, self.bins)))
-        shapes = [(m.shape[-2], m.shape[-1]) for m in maps]
-        priors = make_priors(shapes, self.strides, maps[0].device)
-        return DenseRaw(torch.cat(logits, 1).float(), torch.cat(sides, 1).float(), priors, size)
+        logits, sides, priors = self.towers(maps)
+        return DenseRaw(logits, sides.unflatten(2, (4, self.bins)), priors, size)
 
 
 class DenseBoxes:

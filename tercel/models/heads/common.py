@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -78,3 +79,8 @@ def make_priors(shapes: Sequence[tuple[int, int]], strides: Sequence[int], devic
         points.append(torch.stack([xx, yy], -1).reshape(-1, 2))
         steps.append(torch.full((h * w,), float(s), device=device))
     return Priors(torch.cat(points), torch.cat(steps))
+
+
+def prior_bias(prior: float) -> float:
+    """The logit of a probability."""
+    return -math.log((1 - prior) / prior)

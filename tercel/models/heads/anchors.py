@@ -1,0 +1,193 @@
+"""Dense boxes from anchors (RetinaNet, Lin et al. 2017; EfficientDet, Tan et al. 2020): class logits and deltas.
+
+Per cell of every map there is one anchor for each shape, scales x ratios. Both towers are shared by all maps; batch
+norm keeps its numbers for each map, since the statistics of the maps differ (EfficientDet), group norm is shared too.
+
+Shape legend: B pictures, A anchors (level by level, shape by shape, row by row), C classes, S shapes per cell, M truths
+of the batch, P positive (picture, anchor) pairs, 4 = (x1, y1, x2, y2) in px, or the deltas of (x, y, width, height).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tercel.config import AnchorHead, Evaluate
+from tercel.config import Model as ModelConfig
+from tercel.core.objects import Objects
+from tercel.core.record import Event
+from tercel.models.assign import starved
+from tercel.models.assign_iou import Anchors, assign_by_iou, make_anchors
+from tercel.models.heads.common import SURE, Loss, prior_bias
+from tercel.models.heads.upright import BoxTargets, counted, decode_boxes, encode_boxes
+from tercel.models.layers import init_weights, make_norm
+from tercel.models.losses import focal, smooth_l1
+
+GROWTH = math.log(1000 / 16)  # decoding stops here, as in Detectron: a wild output must not become an infinite box
+SMALLEST = 1e-3  # px: sides below count as this long, so that their logarithm is finite
+
+
+class AnchorRaw(NamedTuple):
+    """What the network returns, in training and evaluation alike."""
+
+    logits: Tensor  # [B,A,C]
+    deltas: Tensor  # [B,A,4]
+    anchors: Anchors
+    size: tuple[int, int]  # network input (H, W)
+
+
+def anchor_shapes(config: AnchorHead) -> list[tuple[float, float]]:
+    """(width, height) in strides, S of them: area (base scale)^2, height / width the ratio; all ratios of a scale."""
+    sides = [config.base * scale for scale in config.scales]
+    return [(side / math.sqrt(ratio), side * math.sqrt(ratio)) for side in sides for ratio in config.ratios]
+
+
+def deltas_of(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """Boxes [P,4] as seen from anchors [P,4]: ((x - xa) / wa, (y - ya) / ha, log(w / wa), log(h / ha)), x, y centres.
+
+    Girshick et al. 2014, "Rich feature hierarchies", appendix C.
+    """
+    size, side = (boxes[:, 2:] - boxes[:, :2]).clamp_min(SMALLEST), anchors[:, 2:] - anchors[:, :2]
+    move = (boxes[:, :2] + boxes[:, 2:] - anchors[:, :2] - anchors[:, 2:]) / (2 * side)
+    return torch.cat([move, (size / side).log()], 1)
+
+
+def boxes_of(deltas: Tensor, anchors: Tensor) -> Tensor:
+    """The inverse: boxes [...,4] from deltas [...,4] and anchors, broadcast. A side grows at most 62.5 times."""
+    side = anchors[..., 2:] - anchors[..., :2]
+    centre = (anchors[..., :2] + anchors[..., 2:]) / 2 + deltas[..., :2] * side
+    half = deltas[..., 2:].clamp(max=GROWTH).exp() * side / 2
+    return torch.cat([centre - half, centre + half], -1)
+
+
+class AnchorNet(nn.Module):
+    """The trainable part: two towers and two predictions, shared by all maps."""
+
+    def __init__(
+        self, config: AnchorHead, classes: int, width: int, strides: Sequence[int], model: ModelConfig
+    ) -> None:
+        super().__init__()
+        self.strides, self.classes, self.shapes = tuple(strides), classes, anchor_shapes(config)
+        s = len(self.shapes)
+        self.class_tower = _Tower(config, width, s * classes, len(strides), model)
+        self.delta_tower = _Tower(config, width, s * 4, len(strides), model)
+        nn.init.constant_(self.class_tower.bias, prior_bias(config.prior))
+
+    def forward(self, maps: list[Tensor], size: tuple[int, int]) -> AnchorRaw:
+        logits, deltas = [], []
+        for level, x in enumerate(maps):
+            logits.append(self._flat(self.class_tower(x, level), self.classes))
+            deltas.append(self._flat(self.delta_tower(x, level), 4))
+        sizes = [(m.shape[-2], m.shape[-1]) for m in maps]
+        anchors = make_anchors(sizes, self.strides, self.shapes, maps[0].device)
+        return AnchorRaw(torch.cat(logits, 1).float(), torch.cat(deltas, 1).float(), anchors, size)
+
+    def _flat(self, x: Tensor, channels: int) -> Tensor:
+        """[B,S*N,H,W] -> [B,S*H*W,N]."""
+        b, _, h, w = x.shape
+        return x.view(b, len(self.shapes), channels, h, w).permute(0, 1, 3, 4, 2).flatten(1, 3)
+
+
+class _Tower(nn.Module):
+    """`depth` times (3x3 convolution, norm, ReLU), then a 3x3 prediction."""
+
+    def __init__(self, config: AnchorHead, width: int, out: int, levels: int, model: ModelConfig) -> None:
+        super().__init__()
+        widths = [width] + [config.width] * config.depth
+
+        def conv(i: int, o: int, bias: bool) -> nn.Sequential:
+            if not config.separable:
+                return nn.Sequential(nn.Conv2d(i, o, 3, padding=1, bias=bias))
+            return nn.Sequential(nn.Conv2d(i, i, 3, padding=1, groups=i, bias=False), nn.Conv2d(i, o, 1, bias=bias))
+
+        self.convs = nn.ModuleList(conv(i, o, False) for i, o in pairwise(widths))
+        own = levels if model.norm == "batch" else 1
+        self.norms = nn.ModuleList(
+            nn.ModuleList(make_norm(model.norm, config.width) for _ in range(own)) for _ in self.convs
+        )
+        self.act = nn.ReLU(inplace=True)
+        self.out = conv(widths[-1], out, True)
+        init_weights(self)
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d) and m.groups > 1:  # He's fan of a depth-wise kernel is 9
+                nn.init.normal_(m.weight, std=(2 / 9) ** 0.5)
+        nn.init.normal_(self.out[-1].weight, std=0.01)  # type: ignore[arg-type]
+
+    @property
+    def bias(self) -> Tensor:
+        """That of the prediction."""
+        bias: Tensor = self.out[-1].bias  # type: ignore[assignment]
+        return bias
+
+    def forward(self, x: Tensor, level: int) -> Tensor:
+        for conv, norms in zip(self.convs, self.norms, strict=True):
+            norm = norms[min(level, len(norms) - 1)]  # type: ignore[index, arg-type]
+            x = self.act(norm(conv(x)))
+        y: Tensor = self.out(x)
+        return y
+
+
+class AnchorBoxes:
+    """encode, loss, decode, ideal of the anchor head; `net` builds its forward."""
+
+    def __init__(self, config: AnchorHead, classes: int, strides: tuple[int, ...]) -> None:
+        self.config, self.classes, self.strides = config, classes, strides
+
+    def net(self, width: int, model: ModelConfig) -> AnchorNet:
+        return AnchorNet(self.config, self.classes, width, self.strides, model)
+
+    def encode(self, objects: Sequence[Objects], events: Sequence[tuple[Event, ...]] | None = None) -> BoxTargets:
+        """Truth of a batch as flat arrays. Ignored objects become regions; boxes know no events."""
+        return encode_boxes(objects, self.classes)
+
+    def boxes(self, raw: AnchorRaw) -> Tensor:
+        """Predicted boxes [B,A,4] px, x1 y1 x2 y2."""
+        return boxes_of(raw.deltas, raw.anchors.boxes)
+
+    def loss(self, raw: AnchorRaw, targets: BoxTargets) -> Loss:
+        """Sums of the focal loss over all anchors that are asked, and of smooth L1 of the deltas over the positives.
+
+        Both are normalised by the number of positives. A positive's class target is 1 whatever its overlap.
+        """
+        c, truths = self.config, targets.truths
+        a, between = assign_by_iou(c.assigner, raw.anchors, truths, targets.batch)
+        yes = torch.zeros_like(raw.logits)
+        yes[a.image, a.prior, truths.labels[a.truth]] = 1
+        asked = counted(self.boxes(raw).detach(), raw.anchors.centres, a, targets) * ~between
+        wanted = deltas_of(truths.boxes[a.truth], raw.anchors.boxes[a.prior])
+        sums = {
+            "class": c.class_gain * (focal(raw.logits, yes, c.alpha, c.gamma).sum(-1) * asked).sum(),
+            "box": c.box_gain * smooth_l1(raw.deltas[a.image, a.prior], wanted, c.beta).sum(),
+        }
+        facts = {
+            "truths": float(len(truths.labels)),
+            "positives": float(len(a.prior)),
+            "starved": float(starved(a, truths)),
+            "below_positive": float((a.quality < c.assigner.positive).sum()),  # truths that no anchor fits
+        }
+        return Loss(sums, torch.tensor(float(len(a.prior)), device=raw.logits.device), facts)
+
+    def decode(self, raw: AnchorRaw, settings: Evaluate) -> tuple[list[Objects], list[bool]]:
+        """Detections on the network canvas per picture, best first, and whether a cap was reached."""
+        with torch.no_grad():
+            return decode_boxes(raw.logits.sigmoid(), self.boxes(raw), raw.size, settings)
+
+    @torch.no_grad()
+    def ideal(self, targets: BoxTargets, size: tuple[int, int]) -> AnchorRaw:
+        """The perfect output: every positive anchor says its truth, each truth's best one the most surely."""
+        maps = [(-(-size[0] // s), -(-size[1] // s)) for s in self.strides]  # a neck's extra maps are rounded up
+        anchors = make_anchors(maps, self.strides, anchor_shapes(self.config), torch.device("cpu"))
+        truths, shape = targets.truths, (targets.batch, len(anchors.boxes))
+        a = assign_by_iou(self.config.assigner, anchors, truths, targets.batch).positives
+        best = {int(a.truth[k]): k for k in a.quality.argsort(stable=True).tolist()}  # of each truth the last, greatest
+        logits, deltas = torch.full((*shape, self.classes), -SURE), torch.zeros(*shape, 4)
+        logits[a.image, a.prior, truths.labels[a.truth]] = 0.75 * SURE
+        first = torch.tensor(list(best.values()), dtype=torch.long)
+        logits[a.image[first], a.prior[first], truths.labels[a.truth[first]]] = SURE
+        deltas[a.image, a.prior] = deltas_of(truths.boxes[a.truth], anchors.boxes[a.prior])
+        return AnchorRaw(logits, deltas, anchors, size)

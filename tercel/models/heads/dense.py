@@ -1,0 +1,64 @@
+"""The trainable part that dense heads share: two towers of 3x3 convolutions per map, then 1x1 predictions.
+
+Shape legend: B pictures, A priors (all maps, finest first, row by row), C classes, N other channels per prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from tercel.config import BoxHead, OrientedHead
+from tercel.config import Model as ModelConfig
+from tercel.models.assign import Priors
+from tercel.models.heads.common import make_priors, prior_bias
+from tercel.models.layers import Conv, init_weights
+
+
+class Towers(nn.Module):
+    """Maps of `width` channels -> class logits f32 [B,A,C], other channels f32 [B,A,N], and the priors.
+
+    Every class channel starts at the probability `config.prior`; the others start near 0.
+    """
+
+    def __init__(
+        self,
+        config: BoxHead | OrientedHead,
+        channels: tuple[int, int],
+        width: int,
+        strides: Sequence[int],
+        model: ModelConfig,
+    ) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+
+        def tower() -> nn.Sequential:
+            widths = [width] + [config.width] * config.depth
+            return nn.Sequential(*[Conv(a, b, norm=model.norm) for a, b in pairwise(widths)])
+
+        last = config.width if config.depth else width
+        classes, others = channels
+        self.class_towers = nn.ModuleList(tower() for _ in strides)
+        self.side_towers = nn.ModuleList(tower() for _ in strides)
+        self.class_out = nn.ModuleList(nn.Conv2d(last, classes, 1) for _ in strides)
+        self.side_out = nn.ModuleList(nn.Conv2d(last, others, 1) for _ in strides)
+        init_weights(self.class_towers)
+        init_weights(self.side_towers)
+        for conv in (*self.class_out, *self.side_out):
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+        for name, value in self.class_out.named_parameters():
+            if name.endswith("bias"):
+                nn.init.constant_(value, prior_bias(config.prior))
+
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Priors]:
+        logits, others = [], []
+        for i, x in enumerate(maps):
+            logits.append(self.class_out[i](self.class_towers[i](x)).permute(0, 2, 3, 1).flatten(1, 2))
+            others.append(self.side_out[i](self.side_towers[i](x)).permute(0, 2, 3, 1).flatten(1, 2))
+        shapes = [(m.shape[-2], m.shape[-1]) for m in maps]
+        priors = make_priors(shapes, self.strides, maps[0].device)
+        return torch.cat(logits, 1).float(), torch.cat(others, 1).float(), priors
