@@ -14,7 +14,18 @@ from tercel.recipes.oriented import aerial, aerial_effdet, oriented, oriented_de
 RECIPES: dict[str, Callable[[], Recipe]] = {
     f.__name__: f
     for f in (
-        boxes, boxes_demo, boxes_resnet, oriented, oriented_demo, aerial, aerial_effdet, ball_demo, shuttle, shuttle_heatmap, pingpong, pingpong_events,
+        boxes,
+        boxes_demo,
+        boxes_resnet,
+        oriented,
+        oriented_demo,
+        aerial,
+        aerial_effdet,
+        ball_demo,
+        shuttle,
+        shuttle_heatmap,
+        pingpong,
+        pingpong_events,
     )
 }
 

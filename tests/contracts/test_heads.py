@@ -142,7 +142,7 @@ ANCHORS = [
     for name, neck, head in [
         ("retina", Pan(width=16), AnchorHead(base=2)),
         ("separable", Pan(width=16), AnchorHead(base=2, depth=1, separable=True, scales=(1, 1.5), gamma=1.5)),
-        ("extra", BiFpn(width=16, repeats=1, extra=1), AnchorHead(assigner=MaxIou(positive=0.4), depth=0)),
+        ("bifpn", BiFpn(width=16, repeats=1), AnchorHead(assigner=MaxIou(positive=0.4), depth=0)),
     ]
 ]
 FINE = replace(TINY, neck=Fuse(width=16), strides=(4, 8, 16, 32))

@@ -19,6 +19,7 @@ from tercel.engine import device
 from tercel.engine.dist import World
 from tercel.engine.fit import EvalInfo, Fit, StepInfo
 from tercel.engine.run import Run
+from tercel.models.necks import neck_strides
 
 ROOT = Path(tercel.__file__).parent
 every = pytest.mark.parametrize("name", recipes.RECIPES)
@@ -72,9 +73,11 @@ def test_runs_twenty_steps(name: str, shapes: Path, filmed: Path, above: Path, t
     r = recipes.get(name)
     aerial = r.task == "oriented" or name.startswith("aerial")
     data = f"tracknet:{filmed}" if r.task == "ball" else f"dota:{above}" if aerial else f"yolo:{shapes}"
+    coarsest = max(neck_strides(r.model.neck, r.model.strides))
+    size = (64, 96) if coarsest <= 32 else (coarsest, coarsest)
     r = replace(
         r,
-        data=replace(r.data, size=(64, 96), workers=1),
+        data=replace(r.data, size=size, workers=1),
         augment=replace(r.augment, close_epochs=1),
         train=replace(r.train, epochs=4, batch=4, samples=20, evaluate_every=4, sample_pictures=1),
         evaluate=replace(r.evaluate, resamples=0),

@@ -67,7 +67,7 @@ def test_loose_boxes_and_wrong_angles_are_told_apart() -> None:
     assert unsure[0]["empty"] == "No loose box to show."
 
 
-def test_planted_angles_that_ignore_the_half_turn_would_show() -> None:
+def test_angles_wrap_at_the_half_turn() -> None:
     """-89 and 89 degrees are two degrees apart, not 178."""
     w = walls(oriented([[60, 50, 40, 20, -89]]), oriented([[60, 50, 40, 20, 89]], [0.9]))
     assert said(w.placed()[1]) == []
@@ -144,3 +144,15 @@ def test_ignored_truth_is_no_miss(ignored: bool) -> None:
 def test_the_size_of_an_oriented_box_is_its_own_and_not_that_of_its_hull() -> None:
     truth = oriented([[100, 100, 40, 10, 45]])
     assert judge_all(["a"], [truth], [Objects.empty(SIZE)]).truth_size == pytest.approx([20])
+
+
+def test_a_detection_is_compared_with_the_truth_of_its_own_picture() -> None:
+    first = oriented([[60, 50, 40, 20, 0], [160, 50, 40, 20, 0]]).replace(ignore=[True, False])
+    second = oriented([[60, 150, 40, 20, 0]])
+    found = oriented([[160, 50, 40, 20, 0]], [0.9]), oriented([[60, 150, 40, 30, 0]], [0.9])
+    data = Dataset(
+        Schema(("car",)), tuple(Record(i, (Frame(Path(i)),), SIZE, t) for i, t in (("a", first), ("b", second)))
+    )
+    judged = judge_all(["a", "b"], [first, second], found)
+    (loose, _) = Walls(data, found, judged, np.array([0.3]), "", lambda path: GREY).placed()
+    assert said(loose) == ["IoU 0.67, 50 % too wide"]

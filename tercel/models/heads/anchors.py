@@ -180,7 +180,7 @@ class AnchorBoxes:
     @torch.no_grad()
     def ideal(self, targets: BoxTargets, size: tuple[int, int]) -> AnchorRaw:
         """The perfect output: every positive anchor says its truth, each truth's best one the most surely."""
-        maps = [(-(-size[0] // s), -(-size[1] // s)) for s in self.strides]  # a neck's extra maps are rounded up
+        maps = [(size[0] // s, size[1] // s) for s in self.strides]
         anchors = make_anchors(maps, self.strides, anchor_shapes(self.config), torch.device("cpu"))
         truths, shape = targets.truths, (targets.batch, len(anchors.boxes))
         a = assign_by_iou(self.config.assigner, anchors, truths, targets.batch).positives
