@@ -60,11 +60,13 @@ def check_command(line: str) -> None:
     recipe = given.get("recipe") or "boxes"
     assert recipe in RECIPES, line
     override(RECIPES[recipe](), given.get("settings") or [])
-    assert given.get("to", "voc") in FORMATS, line
-    for key in ("train_", "val", "truth", "data", "source"):
+    assert (given.get("to") or "voc") in FORMATS, line
+    for key in ("train_", "val", "truth", "data", "source", "test_truth"):
         named = given.get(key) or []
         for text in named if isinstance(named, list) else [named]:
             source.parse(text)
+    for text in (given["a"], given["b"]) if words[0] == "agree" else ():
+        source.parse(text)
 
 
 def commands(text: str) -> list[str]:
@@ -98,6 +100,7 @@ def test_there_are_commands_to_check() -> None:
         "tercel show boxes --set train.epoch=3",
         "tercel convert a b --to cocco",
         "tercel score --truth vocc:a --pred b",
+        "tercel agree dota:a doto:b",
         "tercel predict run x.jpg --min-score 2",
         "torchrun --nproc-per-node 2 -m tercel.cli trian boxes",
     ],

@@ -536,6 +536,42 @@ def test_ignore_contract_catches() -> None:
         ignored_costs_nothing(plant(IgnoresAreNegatives))
 
 
+# -- the same bugs with anchors -------------------------------------------------------------------------------------
+
+
+class Shrunk(AnchorBoxes):
+    """Anchors that have to grow shrink."""
+
+    def boxes(self, raw: Any) -> torch.Tensor:
+        return super().boxes(raw._replace(deltas=raw.deltas * torch.tensor([1.0, 1, -1, -1])))
+
+
+class HalfCell(AnchorBoxes):
+    """Anchors stand on the corners of the cells in the decoder."""
+
+    def boxes(self, raw: Any) -> torch.Tensor:
+        return super().boxes(raw._replace(anchors=raw.anchors._replace(boxes=raw.anchors.boxes - 4)))
+
+
+class NotIgnored(AnchorBoxes):
+    """Ignored regions train as background (crowd-15)."""
+
+    def encode(self, objects: Any, events: Any = None) -> Any:
+        return super().encode([o[~o.ignore] for o in objects])
+
+
+@pytest.mark.parametrize("bug", [Shrunk, HalfCell])
+def test_anchor_ceiling_catches(bug: type[AnchorBoxes]) -> None:
+    recipe = Recipe(name="x", data=Data(size=(192, 320)), model=ANCHORS[0].model)
+    data = dataset(np.random.default_rng(0), (210, 300))
+    assert encode_ceiling(recipe, data, ANCHORS[0].plant(bug)).overall("AP") < 0.9
+
+
+def test_anchor_ignore_contract_catches() -> None:
+    with pytest.raises(AssertionError):
+        ignored_costs_nothing(ANCHORS[0].plant(NotIgnored))
+
+
 # -- the same bugs with oriented boxes -----------------------------------------------------------------------------
 
 

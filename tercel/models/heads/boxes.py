@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,11 +16,11 @@ from tercel.config import BoxHead, Evaluate, TaskAligned
 from tercel.config import Model as ModelConfig
 from tercel.core.objects import Objects
 from tercel.core.record import Event
-from tercel.models.assign import Assignment, Priors, Truths, assign, starved
+from tercel.models.assign import Priors, assign, starved
 from tercel.models.heads.common import SURE, Loss, make_priors
 from tercel.models.heads.dense import Towers
+from tercel.models.heads.upright import BoxTargets, counted, decode_boxes, encode_boxes
 from tercel.models.losses import CLASS_LOSSES, box_loss, dfl
-from tercel.models.suppress import suppress
 
 # Distances start at -1 stride, so that a prior just outside a tiny box can still describe it.
 FIRST_BIN = -1.0
@@ -34,19 +33,6 @@ class DenseRaw(NamedTuple):
     sides: Tensor  # [B,A,4,K]
     priors: Priors  # points [A,2] px, strides [A]
     size: tuple[int, int]  # network input (H, W)
-
-
-class BoxTargets(NamedTuple):
-    """Truth on the network canvas; lists of any length, nothing padded or cut."""
-
-    truths: Truths
-    ignore_image: Tensor  # i64 [I]
-    ignore_boxes: Tensor  # f32 [I,4]
-    batch: int
-
-    def to(self, device: torch.device) -> BoxTargets:
-        truths = self.truths.to(device)
-        return BoxTargets(truths, self.ignore_image.to(device), self.ignore_boxes.to(device), self.batch)
 
 
 class BoxNet(nn.Module):
@@ -75,24 +61,7 @@ class DenseBoxes:
 
     def encode(self, objects: Sequence[Objects], events: Sequence[tuple[Event, ...]] | None = None) -> BoxTargets:
         """Truth of a batch as flat arrays. Ignored objects become regions; boxes know no events."""
-        image = np.concatenate([np.full(len(o), i) for i, o in enumerate(objects)]) if objects else np.zeros(0)
-        labels = np.concatenate([o.labels for o in objects]) if objects else np.zeros(0)
-        boxes = np.concatenate([o.boxes for o in objects]) if objects else np.zeros((0, 4))
-        ignore = np.concatenate([o.ignore for o in objects]) if objects else np.zeros(0, bool)
-        if len(labels) and labels.max() >= self.classes:
-            raise ValueError(f"label {labels.max()} in a head of {self.classes} classes")
-
-        def tensor(x: np.ndarray, dtype: torch.dtype) -> Tensor:
-            return torch.as_tensor(np.ascontiguousarray(x), dtype=dtype)
-
-        truths = Truths(
-            tensor(image[~ignore], torch.int64),
-            tensor(labels[~ignore], torch.int64),
-            tensor(boxes[~ignore], torch.float32),
-        )
-        return BoxTargets(
-            truths, tensor(image[ignore], torch.int64), tensor(boxes[ignore], torch.float32), len(objects)
-        )
+        return encode_boxes(objects, self.classes)
 
     # -- boxes and bins ---------------------------------------------------------------------------------------------
 
@@ -121,7 +90,7 @@ class DenseBoxes:
         quality = torch.zeros_like(raw.logits)
         quality[a.image, a.prior, targets.truths.labels[a.truth]] = a.quality
         per_prior = CLASS_LOSSES[c.class_loss](raw.logits, quality).sum(-1)  # [B,A]
-        per_prior = per_prior * self._counted(boxes.detach(), raw.priors, a, targets)
+        per_prior = per_prior * counted(boxes.detach(), raw.priors.points, a, targets)
         share = a.quality if isinstance(c.assigner, TaskAligned) else torch.ones_like(a.quality)
         predicted, wanted = boxes[a.image, a.prior], targets.truths.boxes[a.truth]
         box = box_loss(c.box_loss, predicted, wanted) * share
@@ -139,46 +108,12 @@ class DenseBoxes:
         }
         return Loss(sums, share.sum(), facts)
 
-    def _counted(self, boxes: Tensor, priors: Priors, a: Assignment, targets: BoxTargets) -> Tensor:
-        """f32 [B,A]: 0 for priors that see an ignored region (centre or most of the predicted box in it), else 1."""
-        counted = torch.ones(boxes.shape[:2], device=boxes.device)
-        for i, region in zip(targets.ignore_image.tolist(), targets.ignore_boxes, strict=True):
-            inside = ((priors.points >= region[:2]) & (priors.points <= region[2:])).all(-1)
-            low, high = torch.maximum(boxes[i, :, :2], region[:2]), torch.minimum(boxes[i, :, 2:], region[2:])
-            common = (high - low).clamp(min=0).prod(-1)
-            area = (boxes[i, :, 2:] - boxes[i, :, :2]).clamp(min=1e-6).prod(-1)
-            counted[i][inside | (common >= 0.5 * area)] = 0
-        counted[a.image, a.prior] = 1  # a truth inside a crowd region still counts
-        return counted
-
     # -- answers ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def decode(self, raw: DenseRaw, settings: Evaluate) -> tuple[list[Objects], list[bool]]:
         """Detections on the network canvas per picture, best first, and whether a cap was reached."""
-        scores, boxes = raw.logits.sigmoid(), self.boxes(raw)
-        h, w = raw.size
-        boxes = boxes.clamp(min=0).minimum(torch.tensor([w, h, w, h], device=boxes.device, dtype=boxes.dtype))
-        found, capped = [], []
-        for s, b in zip(scores, boxes, strict=True):
-            prior, label = torch.nonzero(s > settings.score_floor, as_tuple=True)
-            score, box = s[prior, label], b[prior]
-            solid = (box[:, 2:] > box[:, :2]).all(-1)
-            score, box, label = score[solid], box[solid], label[solid]
-            keep, cap = suppress(
-                box,
-                score,
-                label,
-                iou=settings.suppress_iou,
-                class_agnostic=settings.class_agnostic,
-                max_detections=settings.max_detections,
-                max_candidates=settings.max_candidates,
-            )
-            found.append(
-                Objects(raw.size, label[keep].cpu().numpy(), box[keep].cpu().numpy(), scores=score[keep].cpu().numpy())
-            )
-            capped.append(cap)
-        return found, capped
+        return decode_boxes(raw.logits.sigmoid(), self.boxes(raw), raw.size, settings)
 
     @torch.no_grad()
     def ideal(self, targets: BoxTargets, size: tuple[int, int]) -> DenseRaw:
