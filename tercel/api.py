@@ -485,8 +485,9 @@ def predict(
         )
     score = recipe.evaluate.show_score if min_score is None else min_score
     floor = min(score, 0.999)
-    if recipe.evaluate.views.on:  # views that agree may still raise what each sees dimly
-        floor = min(floor, 0.05)
+    calibration = read_calibration(run.path / CALIBRATION) if (run.path / CALIBRATION).is_file() and not balls else None
+    if recipe.evaluate.views.on or (calibration and calibration.moves_scores):
+        floor = min(floor, 0.05)  # views that agree, or the map, may still raise what is dim now
     recipe = replace(recipe, evaluate=replace(recipe.evaluate, score_floor=floor))
     runtime = device.choose(_anywhere(recipe.train))
     model.to(runtime.device)
@@ -497,8 +498,7 @@ def predict(
         frames, seen = sum(len(a.track) for a in answers), sum(int(a.track.present.sum()) for a in answers)
         return Predicted(out, frames, seen, findings)
     dataset, found, findings = predict_pictures(model, recipe, paths, runtime, progress=progress)
-    if (run.path / CALIBRATION).is_file():
-        calibration = read_calibration(run.path / CALIBRATION)
+    if calibration is not None:
         found = {i: calibrate_objects(o, calibration) for i, o in found.items()}
         note = Finding("predict.calibrated", Severity.INFO, f"{run.path / CALIBRATION} was applied", 1)
         findings = (*findings, note)
