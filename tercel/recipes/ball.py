@@ -73,13 +73,17 @@ def pingpong() -> Recipe:
 def pingpong_events() -> Recipe:
     """A table-tennis ball with its bounces, net touches and hits, from 9 frames, trained together, 288 x 512 px.
 
-    Expected: docs/log.md has a short training on generated rallies, ball and events.
+    Expected: on generated rallies, after 1,440 updates of 4 windows, F1 .85 for the ball (docs/log.md). The events have
+    not been trained to a result yet.
     """
-    head = BallHeatmap(width=32, events=EventHead(gain=1.0))
+    head = BallHeatmap(width=64, events=EventHead(gain=3.0))
     # A moved ball has no events, so it is not moved here.
     augment = replace(shuttle_heatmap().augment, paste_ball=0.0)
     clip = Clip(frames=9, channels="difference", hop=2)
-    return replace(shuttle_heatmap(), name="pingpong_events", augment=augment, model=_model(head, clip))
+    # Nine frames through a stem of 32 channels lose what tells them apart (docs/log.md).
+    wide = SmallNet(stem=64, widths=(64, 96, 128, 128), depths=LIGHT.depths)
+    model = replace(_model(head, clip), backbone=wide, neck=Fuse(width=64))
+    return replace(shuttle_heatmap(), name="pingpong_events", augment=augment, model=model)
 
 
 def ball_demo() -> Recipe:

@@ -32,12 +32,12 @@ def oriented() -> Recipe:
         augment=Augment(mosaic=0.3, scale=0.3, flip_vertical=0.5, close_epochs=5),
         model=Model(
             backbone=SmallNet(stem=32, widths=(32, 64, 128, 192), depths=(1, 2, 2, 1)),
-            neck=Fpn(width=48),
-            head=OrientedHead(width=48, depth=1),
+            neck=Fpn(width=40),
+            head=OrientedHead(width=40, depth=1),
             strides=(4, 8, 16, 32),  # persons are 6 px wide
         ),
-        train=Train(epochs=24, batch=8, evaluate_every=4),
-        evaluate=Evaluate(suppress_iou=0.5, max_detections=500),
+        train=Train(epochs=20, batch=8, evaluate_every=5),
+        evaluate=Evaluate(suppress_iou=0.5, score_floor=0.005, max_detections=500),
     )
 
 

@@ -26,6 +26,7 @@ from tercel.models.heads.common import SURE, prior_bias
 from tercel.models.layers import Conv, Norm, init_weights
 from tercel.models.losses import bce, full_precision
 
+PATH = 9  # features of `path`
 HIDDEN_OR_SEEN = 1  # lowest value of `visible` that is a ball: occluded ones count, their place is known
 
 
@@ -164,25 +165,25 @@ def event_names(config: EventHead, schema: Schema) -> int:
 class EventNet(nn.Module):
     """Event logits [B,A,E] from a map [B,W,h,w] and the ball's logits [B,A,h',w'] of the same frames.
 
-    What it looks at: the map's mean and maximum; the map around the ball of every answered frame; where those places
-    are, how they move and how that changes (`path`). A bounce shows as a turn of the path, so all frames are looked at
-    for each. "Around the ball" is weighted by the ball's own squared probabilities, which a thousand cells that are
-    nearly sure of nothing do not outweigh. The weights carry no gradient: events do not move the ball.
+    What it looks at: the map around the ball of every answered frame, where the ball is, and how it moves (`path`). A
+    bounce shows as a turn of the path, so convolutions over time look at two frames on either side of each, twice; they
+    are the same for all frames, which makes of every window as many examples as it has frames. "Around the ball" is
+    weighted by the ball's own squared probabilities, which a thousand cells that are nearly sure of nothing do not
+    outweigh. The weights carry no gradient: events do not move the ball.
     """
 
-    def __init__(self, width: int, config: EventHead, answered: int, events: int, prior: float, norm: Norm) -> None:
+    def __init__(self, width: int, config: EventHead, events: int, prior: float, norm: Norm) -> None:
         super().__init__()
-        self.answered = answered
-        self.reduce = Conv(width, config.width, 3, 2, norm=norm)
-        seen = (2 + answered) * config.width + 3 * answered + 2 * (answered - 1) + 2 * max(answered - 2, 0)
-        self.hidden = nn.ModuleList([nn.Linear(seen, 2 * config.width), nn.Linear(2 * config.width, config.width)])
-        self.out = nn.Linear(config.width, answered * events)
+        v = config.width
+        self.reduce = Conv(width, v, 3, 2, norm=norm)
+        self.time = nn.ModuleList([nn.Conv1d(v + PATH, 2 * v, 5, 1, 2), nn.Conv1d(2 * v, v, 5, 1, 2)])
+        self.out = nn.Conv1d(v, events, 1)
         init_weights(self.reduce)
-        for layer in self.hidden:
+        for layer in self.time:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         nn.init.normal_(self.out.weight, std=0.01)
-        nn.init.constant_(self.out.bias, prior_bias(prior))
+        nn.init.constant_(self.out.bias, prior_bias(prior))  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, ball: Tensor) -> Tensor:
         g = self.reduce(x)
@@ -192,30 +193,32 @@ class EventNet(nn.Module):
             share = p.square() / p.square().sum((2, 3), keepdim=True).clamp(min=1e-12)  # [B,A,h',w']
             at = F.adaptive_avg_pool2d(share, (h, w)).flatten(2)
             at = at / at.sum(-1, keepdim=True).clamp(min=1e-12)
-            flat = g.float().flatten(2)  # [B,V,h*w]
-            around = at @ flat.transpose(1, 2)  # [B,A,V]
-            seen = [flat.mean(-1), flat.amax(-1), around.flatten(1), path(share, p.amax((2, 3)))]
-            y = torch.cat(seen, 1)
-            for layer in self.hidden:
+            around = at @ g.float().flatten(2).transpose(1, 2)  # [B,A,V]
+            y = torch.cat([around, path(share, p.amax((2, 3)))], 2).transpose(1, 2)  # [B,V+PATH,A]
+            for layer in self.time:
                 y = F.relu(layer(y))
-            out: Tensor = self.out(y).unflatten(1, (self.answered, -1))
+            out: Tensor = self.out(y).transpose(1, 2)
             return out
 
 
 def path(share: Tensor, sure: Tensor) -> Tensor:
-    """What a path tells [B,F] from weights of places [B,A,h,w] that sum to 1, and how sure each frame is [B,A].
+    """What the ball's path tells [B,A,PATH] from weights of places [B,A,h,w] that sum to 1, and how sure each is [B,A].
 
-    Per frame the place in -1..1 and the sureness; between frames the step, between steps its change, in sixteenths of
-    half the picture, so that a turn of a few pixels is no small number. What rests on an unsure frame fades with it.
+    The place in -1..1, the sureness, the step from the frame before, the step to the next one, and by how much they
+    differ; steps in sixteenths of half the picture, so that a turn of a few pixels is no small number. What rests on an
+    unsure frame fades with it.
     """
     h, w = share.shape[-2:]
     y, x = (torch.linspace(-1 + 1 / n, 1 - 1 / n, n, device=share.device) for n in (h, w))
     place = torch.stack([(share.sum(2) * x).sum(-1), (share.sum(3) * y).sum(-1)], -1)  # [B,A,2]
-    step = 16 * (place[:, 1:] - place[:, :-1])
-    turn = step[:, 1:] - step[:, :-1]
-    both = sure[:, 1:] * sure[:, :-1]
-    step, turn = step * both[..., None], turn * (both[:, 1:] * both[:, :-1])[..., None]
-    return torch.cat([(place * sure[..., None]).flatten(1), sure, step.flatten(1), turn.flatten(1)], 1)
+    step = 16 * (place[:, 1:] - place[:, :-1]) * (sure[:, 1:] * sure[:, :-1])[..., None]
+    before, after = F.pad(step, (0, 0, 1, 0)), F.pad(step, (0, 0, 0, 1))
+    inner = (
+        F.pad(torch.ones_like(sure[:, 2:]), (1, 1))[..., None]
+        if sure.shape[1] > 2
+        else torch.zeros_like(place[..., :1])
+    )
+    return torch.cat([place * sure[..., None], sure[..., None], before, after, (after - before) * inner], 2)
 
 
 def event_loss(logits: Tensor, targets: BallTargets) -> Tensor:

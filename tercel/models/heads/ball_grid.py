@@ -71,7 +71,7 @@ class GridNet(nn.Module):
             nn.Sequential(*[Conv(i, o, norm=model.norm) for i, o in pairwise(widths)]) for _ in head.strides
         )
         self.out = nn.ModuleList(nn.Conv2d(widths[-1], a * head.channels, 1) for _ in head.strides)
-        self.event = EventNet(width, c.events, a, head.n_events, c.prior, model.norm) if head.n_events else None
+        self.event = EventNet(width, c.events, head.n_events, c.prior, model.norm) if head.n_events else None
         init_weights(self.towers)
         bias = torch.zeros(a, head.channels)
         for name in ("confidence", "hit"):  # every frame's channel starts at the prior

@@ -68,7 +68,7 @@ class HeatmapNet(nn.Module):
         self.heat = nn.Conv2d(widths[-1], a * factor**2, 1)
         self.offset = nn.Conv2d(widths[-1], 2 * a * factor**2, 1) if config.offset else None
         self.enlarge = nn.PixelShuffle(factor) if factor > 1 else nn.Identity()
-        self.event = EventNet(width, config.events, a, events, config.prior, model.norm) if events else None
+        self.event = EventNet(width, config.events, events, config.prior, model.norm) if events else None
         init_weights(self.tower)
         for conv in (self.heat, self.offset):
             if conv is not None:
