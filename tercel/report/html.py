@@ -69,6 +69,7 @@ def render(view: View) -> str:
 
 def _content(view: View) -> dict[str, Any]:
     """Everything the template shows, as plain values."""
+    view.info["recipe"]  # a damaged run.json says so here, with its place
     ball = None
     if view.task == "ball":
         from tercel.report.ball import content

@@ -300,9 +300,8 @@ def test_whole_and_tiled_agree_on_small_pictures(network: tuple[Any, ...]) -> No
     recipe, dataset, model, runtime = network
     plain, said = detect(model, plain_loader(dataset, recipe.data, recipe.evaluate), recipe.evaluate, runtime)
     model.train()
-    tiled, also = detect_tiled(
-        model, plain_loader(dataset, recipe.data, recipe.evaluate), recipe.evaluate, Tiles(size=144), Views(), runtime
-    )
+    settings = replace(recipe.evaluate, tiles=Tiles(size=144))
+    tiled, also = detect_tiled(model, plain_loader(dataset, recipe.data, settings), settings, runtime)
     assert model.training  # as it was
     assert list(plain) == list(tiled)
     assert sum(map(len, plain.values())) > 0

@@ -430,7 +430,7 @@ def test_facts_count_the_balls() -> None:
 def test_events_do_not_move_the_ball() -> None:
     """The attention reads the ball's logits without a gradient, and looks where they are highest."""
     torch.manual_seed(0)
-    net = EventNet(4, EventHead(width=8), 2, 3, 0.01, "group")
+    net = EventNet(4, EventHead(width=8), 3, 0.01, "group")
     x = torch.randn(1, 4, 12, 20, requires_grad=True)
     ball = torch.randn(1, 2, 24, 40, requires_grad=True)
     out = net(x, ball)
