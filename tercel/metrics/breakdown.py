@@ -210,7 +210,9 @@ def best_f1(m: Matching, c: int | None) -> dict[str, float]:
 
 
 def plain(value: Any) -> Any:
-    """NaN as None, all the way down."""
+    """NaN as None and arrays as lists, all the way down."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, Mapping):
         return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -24,8 +24,9 @@ import numpy as np
 from tercel.core.finding import Finding, Score, TercelError
 from tercel.core.geometry import obb_hull
 from tercel.core.objects import Objects
+from tercel.metrics.breakdown import plain
 from tercel.metrics.match import IOUS, Bools, Floats, Ints, Matching, Pool, match_all
-from tercel.metrics.sides import ALL, over_cap, partner_iou, plain, pooled, value_of, weights_and_draws
+from tercel.metrics.sides import ALL, over_cap, partner_iou, pooled, value_of, weights_and_draws
 from tercel.metrics.stats import Array, interval, mean_over_classes, resample
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -21,8 +21,9 @@ import numpy as np
 
 from tercel.core.finding import Finding, Score, TercelError
 from tercel.core.objects import Objects
+from tercel.metrics.breakdown import plain
 from tercel.metrics.match import Bools, Floats, Ints, Matching, match_all
-from tercel.metrics.sides import ALL, over_cap, partner_iou, plain, pooled, value_of, weights_and_draws
+from tercel.metrics.sides import ALL, over_cap, partner_iou, pooled, value_of, weights_and_draws
 from tercel.metrics.stats import BLOCK, Array, interval, mean_over_classes
 
 NAMES = ("oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN")

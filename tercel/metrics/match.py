@@ -193,7 +193,7 @@ def match_all(
     block = np.uint64((1 << len(ious)) - 1)
     shifts = np.uint64(len(ious)) * np.arange(len(sizes), dtype=np.uint64)[:, None]
 
-    d, g, overlap = _candidates(truth, chosen, key, ious[0])
+    d, g, overlap = candidates(truth, chosen, key, ious[0])
     hits, spared, partner = choose(
         d, g, overlap, ignore=truth.ignore, countable=countable, count=len(chosen), ious=ious, rule=rule
     )
@@ -206,7 +206,7 @@ def match_all(
     )  # fmt: skip
 
 
-def _candidates(truth: Pool, pred: Pool, key: Ints, lowest: float) -> tuple[Ints, Ints, Floats]:
+def candidates(truth: Pool, pred: Pool, key: Ints, lowest: float) -> tuple[Ints, Ints, Floats]:
     """Pairs (detection, truth, overlap) of the same picture and class whose overlap is at least `lowest`."""
     truth_key = truth.labels * pred.pictures + truth.picture
     by_key = np.argsort(truth_key, kind="stable")

@@ -27,8 +27,9 @@ import numpy as np
 from tercel.core.finding import Finding, Score, TercelError
 from tercel.core.geometry import box_area, box_iou, obb_corners
 from tercel.core.objects import Objects
+from tercel.metrics.breakdown import plain
 from tercel.metrics.match import Floats, Ints, Pool, match_all
-from tercel.metrics.sides import ALL, over_cap, plain, pooled, value_of
+from tercel.metrics.sides import ALL, over_cap, pooled, value_of
 from tercel.metrics.stats import interval, picture_weights
 
 PARTS = ("place", "class", "extra", "missing")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -73,14 +72,3 @@ def value_of(scores: Sequence[Score], name: str) -> float:
     if name not in values:
         raise KeyError(f"{name}; there are {', '.join(values)}")
     return values[name]
-
-
-def plain(value: Any) -> Any:
-    """NaN as None and arrays as lists, all the way down."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return None if isinstance(value, float) and np.isnan(value) else value

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from tercel.core.finding import Finding, Score, TercelError
 from tercel.core.objects import Objects
-from tercel.metrics.match import Bools, Floats, Ints, Matching, Pool, _candidates, match_all
-from tercel.metrics.sides import ALL, over_cap, plain, pooled, value_of, weights_and_draws
+from tercel.metrics.breakdown import plain
+from tercel.metrics.match import Bools, Floats, Ints, Matching, Pool, candidates, match_all
+from tercel.metrics.sides import ALL, over_cap, pooled, value_of, weights_and_draws
 from tercel.metrics.stats import BLOCK, Array, interval, mean_over_classes, weighted_ap
 
 # The kinds of a false positive, by code; -1 = none.
@@ -193,7 +194,7 @@ def _kinds(m: Matching, used: Bools, positive: float, background: float) -> tupl
 def _pairs(truth: Pool, pred: Pool) -> tuple[Ints, Ints, Floats]:
     """Pairs (detection, truth, overlap) that meet in the same picture, whatever their classes."""
     one = [replace(p, labels=np.zeros_like(p.labels)) for p in (truth, pred)]
-    return _candidates(one[0], one[1], pred.picture, 0.0)
+    return candidates(one[0], one[1], pred.picture, 0.0)
 
 
 def _wins(m: Matching, kind: NDArray[np.int8], about: Ints, not_found: Bools) -> Bools:
