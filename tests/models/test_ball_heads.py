@@ -18,7 +18,7 @@ from tercel.core.schema import Schema
 from tercel.core.warp import Warp
 from tercel.models.detector import Detector
 from tercel.models.heads import build_head
-from tercel.models.heads.ball import EventNet, find_candidates
+from tercel.models.heads.ball import EventNet, find_candidates, path, peak_share
 from tercel.models.heads.ball_grid import MOTION, Grid, GridRaw
 from tercel.models.heads.ball_heatmap import Heatmap
 
@@ -441,6 +441,26 @@ def test_events_do_not_move_the_ball() -> None:
     elsewhere = ball.detach().clone()
     elsewhere[0, 1, 5, 5] = 30.0
     assert not torch.equal(net(x, elsewhere), out)
+
+
+def test_the_path_that_events_read_is_that_of_the_peak() -> None:
+    """A second thing that is half as likely, and a faint everywhere, move the place by nothing and the step by nothing.
+
+    A mean over all cells would lie 15 cells off, and a bounce turns a path by one or two.
+    """
+    y, x = torch.meshgrid(torch.arange(24.0), torch.arange(40.0), indexing="ij")
+    truth = [(10.0, 8.0), (12.5, 9.25), (15.0, 10.5)]
+    frames = []
+    for cx, cy in truth:
+        ball = 0.9 * torch.exp(-((x - cx).square() + (y - cy).square()) / 2)
+        lamp = 0.45 * torch.exp(-((x - 35).square() + (y - 20).square()) / 2)
+        frames.append(torch.maximum(ball, lamp).clamp(min=0.02))
+    p = torch.stack(frames)[None]
+    told = path(peak_share(p), p.amax((2, 3)))[0]
+    place = told[:, :2] / told[:, 2:3]
+    wanted = torch.tensor([[(cx + 0.5) / 20 - 1, (cy + 0.5) / 12 - 1] for cx, cy in truth])
+    assert (place - wanted).abs().max() < 0.3 / 12
+    torch.testing.assert_close(peak_share(p).sum((2, 3)), torch.ones(1, 3))
 
 
 def moving_dots(seed: int, batch: int, frames: int) -> tuple[torch.Tensor, list[Objects]]:

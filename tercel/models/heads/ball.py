@@ -27,6 +27,7 @@ from tercel.models.layers import Conv, Norm, init_weights
 from tercel.models.losses import bce, full_precision
 
 PATH = 9  # features of `path`
+AROUND = 1  # cells on every side of the highest one whose weighted mean is the ball's place
 HIDDEN_OR_SEEN = 1  # lowest value of `visible` that is a ball: occluded ones count, their place is known
 
 
@@ -168,8 +169,9 @@ class EventNet(nn.Module):
     What it looks at: the map around the ball of every answered frame, where the ball is, and how it moves (`path`). A
     bounce shows as a turn of the path, so convolutions over time look at two frames on either side of each, twice; they
     are the same for all frames, which makes of every window as many examples as it has frames. "Around the ball" is
-    weighted by the ball's own squared probabilities, which a thousand cells that are nearly sure of nothing do not
-    outweigh. The weights carry no gradient: events do not move the ball.
+    around the highest probability of a frame (`peak_share`): a mean over all cells lies several cells off as soon as
+    anything else is thought possible, and a bounce turns the path by less. The weights carry no gradient: events do
+    not move the ball.
     """
 
     def __init__(self, width: int, config: EventHead, events: int, prior: float, norm: Norm) -> None:
@@ -190,7 +192,7 @@ class EventNet(nn.Module):
         h, w = g.shape[-2:]
         with full_precision(g):  # small, and half precision would blur where the ball is
             p = ball.detach().float().sigmoid()
-            share = p.square() / p.square().sum((2, 3), keepdim=True).clamp(min=1e-12)  # [B,A,h',w']
+            share = peak_share(p)  # [B,A,h',w']
             at = F.adaptive_avg_pool2d(share, (h, w)).flatten(2)
             at = at / at.sum(-1, keepdim=True).clamp(min=1e-12)
             around = at @ g.float().flatten(2).transpose(1, 2)  # [B,A,V]
@@ -199,6 +201,17 @@ class EventNet(nn.Module):
                 y = F.relu(layer(y))
             out: Tensor = self.out(y).transpose(1, 2)
             return out
+
+
+def peak_share(p: Tensor) -> Tensor:
+    """Weights [B,A,h,w] that sum to 1: squared probabilities within AROUND cells of the highest one, 0 elsewhere."""
+    w = p.shape[-1]
+    top = p.flatten(2).argmax(2)
+    y, x = (torch.arange(n, device=p.device) for n in p.shape[-2:])
+    rows = (y - (top // w)[..., None]).abs() <= AROUND  # [B,A,h]
+    columns = (x - (top % w)[..., None]).abs() <= AROUND  # [B,A,w]
+    near = p.square() * (rows[..., :, None] & columns[..., None, :])
+    return near / near.sum((2, 3), keepdim=True).clamp(min=1e-12)
 
 
 def path(share: Tensor, sure: Tensor) -> Tensor:
