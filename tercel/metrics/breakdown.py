@@ -36,7 +36,7 @@ def _counts(m: Matching, detections: Bools, truths: Bools, size: int = 0) -> dic
     n, tp = int((m.countable[size] & truths).sum()), int((hit & detections).sum())
     fp, ignored = int((detections & ~hit & ~spared).sum()), int((spared & detections).sum())
     return {"GT": n, "TP": tp, "FP": fp, "FN": n - tp, "ignored": ignored,
-            "GT_ignored": int((m.truth.ignore & truths).sum())}  # fmt: skip
+            "GT_ignored": int((~m.truth.counted & truths).sum())}  # fmt: skip
 
 
 def class_rows(
@@ -210,11 +210,11 @@ def best_f1(m: Matching, c: int | None) -> dict[str, float]:
 
 
 def plain(value: Any) -> Any:
-    """NaN as None and arrays as lists, all the way down."""
+    """NaN and infinities as None and arrays as lists, all the way down."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, Mapping):
         return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

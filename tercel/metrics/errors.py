@@ -17,16 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from tercel.core.finding import Finding, Score, TercelError
+from tercel.core.finding import Score, TercelError
 from tercel.core.geometry import obb_hull
 from tercel.core.objects import Objects
-from tercel.metrics.breakdown import plain
 from tercel.metrics.match import IOUS, Bools, Floats, Ints, Matching, Pool, match_all
-from tercel.metrics.sides import ALL, over_cap, partner_iou, pooled, value_of, weights_and_draws
+from tercel.metrics.sides import ALL, Analysis, over_cap, partner_iou, pooled, weights_and_draws
 from tercel.metrics.stats import Array, interval, mean_over_classes, resample
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -40,7 +39,7 @@ AXIS_ALIGNED: Mapping[str, tuple[int, ...]] = {"centre": (0, 1), "width": (2,), 
 
 
 @dataclass(frozen=True, eq=False)
-class Placement:
+class Placement(Analysis):
     """How matched boxes are placed.
 
     Quantities: ``centre_px`` (distance), ``centre_percent`` (of the root of the truth's area), ``width_px``,
@@ -60,10 +59,10 @@ class Placement:
         values: quantity -> f64 [P] signed errors, NaN where undefined.
         pred: [P] the detections, truth: [P] their truths; `picture` and `row` say which objects they are.
         iou: f64 [P].
-        findings: what limits the numbers. rule: what was computed.
     """
 
-    scores: list[Score]
+    PARTS: ClassVar = ("table", "histograms", "fixed")
+
     table: list[dict[str, Any]]
     histograms: list[dict[str, Any]]
     fixed: list[dict[str, Any]]
@@ -71,23 +70,6 @@ class Placement:
     pred: Pool
     truth: Pool
     iou: Floats
-    findings: list[Finding]
-    rule: dict[str, Any]
-
-    def __getitem__(self, name: str) -> float:
-        """Value of a score, for example ``placement["width_percent_bias"]``; KeyError when there is none."""
-        return value_of(self.scores, name)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; what is undefined is null. The single pairs are left out."""
-        return {
-            "rule": self.rule,
-            "scores": [s.to_json() for s in self.scores],
-            "table": plain(self.table),
-            "histograms": plain(self.histograms),
-            "fixed": plain(self.fixed),
-            "findings": [f.to_json() for f in self.findings],
-        }
 
 
 def placement(
@@ -146,8 +128,8 @@ def placement(
     table = [row for name, x in values.items() for row in _rows(name, x, seen.labels, classes)]
     bars = [_histogram(name, x) for name, x in values.items()]
     overlap = partner_iou(m)[found[shown]]
-    return Placement(scores + rescored, table, bars, fixed, values, pred, seen, overlap, over_cap(m, "placement.cap"),
-                     rule)  # fmt: skip
+    capped = over_cap(m, "placement.cap")
+    return Placement(scores + rescored, capped, rule, table, bars, fixed, values, pred, seen, overlap)
 
 
 # -- errors -------------------------------------------------------------------------------------------------------

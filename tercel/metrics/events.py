@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tercel.core.finding import Finding, Ledger, Score, Severity, TercelError
 from tercel.core.timeline import EMPTY, EventAnswer, EventTruth
+from tercel.metrics.breakdown import plain
 from tercel.metrics.games import Clips, confusion_rows, pair_clips
 from tercel.metrics.spotting import Listed, average_precision, match, ranked, thin
 from tercel.metrics.stats import Array, interval, mean_over_classes, picture_weights
@@ -70,7 +71,7 @@ class EventReport:
         return {
             "rule": self.rule,
             "scores": [s.to_json() for s in self.scores],
-            **{k: [_plain(r) for r in getattr(self, k)] for k in ("windows", "spotting", "confusion")},
+            **{k: plain(getattr(self, k)) for k in ("windows", "spotting", "confusion")},
             "findings": [f.to_json() for f in self.findings],
         }
 
@@ -367,7 +368,3 @@ def _divide(x: Array, y: Array) -> Array:
     """x / y, NaN where y is 0."""
     out: Array = np.divide(x, y, out=np.full(y.shape, np.nan), where=y > 0)
     return out
-
-
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}

@@ -15,15 +15,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from tercel.core.finding import Finding, Score, TercelError
+from tercel.core.finding import Score, TercelError
 from tercel.core.objects import Objects
 from tercel.metrics.breakdown import plain
 from tercel.metrics.match import Bools, Floats, Ints, Matching, match_all
-from tercel.metrics.sides import ALL, over_cap, partner_iou, pooled, value_of, weights_and_draws
+from tercel.metrics.sides import ALL, Analysis, over_cap, partner_iou, pooled, weights_and_draws
 from tercel.metrics.stats import BLOCK, Array, interval, mean_over_classes
 
 NAMES = ("oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN")
@@ -31,7 +31,7 @@ CURVE_POINTS = 200
 
 
 @dataclass(frozen=True, eq=False)
-class Lrp:
+class Lrp(Analysis):
     """The least LRP of each class, and where it is.
 
     Attributes:
@@ -41,28 +41,12 @@ class Lrp:
             chooses its own threshold.
         table: one row per size bin and class: the four, threshold, GT, TP, FP, FN at the threshold.
         curves: per class of the first size bin: LRP against the score threshold, at most 200 points.
-        findings: what limits the numbers. rule: what was computed.
     """
 
-    scores: list[Score]
+    PARTS: ClassVar = ("table", "curves")
+
     table: list[dict[str, Any]]
     curves: list[dict[str, Any]]
-    findings: list[Finding]
-    rule: dict[str, Any]
-
-    def __getitem__(self, name: str) -> float:
-        """Value of a score over all classes, for example ``lrp["oLRP"]``; KeyError when there is none."""
-        return value_of(self.scores, name)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; what is undefined is null."""
-        return {
-            "rule": self.rule,
-            "scores": [s.to_json() for s in self.scores],
-            "table": plain(self.table),
-            "curves": plain(self.curves),
-            "findings": [f.to_json() for f in self.findings],
-        }
 
 
 def lrp(
@@ -125,7 +109,7 @@ def lrp_from(
         curves += [] if i else bends
     first = next(iter(named.values()))
     rule = {"protocol": "lrp", "iou": first.ious[0], "resamples": resamples, "seed": seed}
-    return Lrp(scores, table, curves, over_cap(first, "lrp.cap"), rule)
+    return Lrp(scores, over_cap(first, "lrp.cap"), rule, table, curves)
 
 
 def _judge(

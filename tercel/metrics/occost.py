@@ -20,23 +20,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from tercel.core.finding import Finding, Score, TercelError
+from tercel.core.finding import Score, TercelError
 from tercel.core.geometry import box_area, box_iou, obb_corners
 from tercel.core.objects import Objects
-from tercel.metrics.breakdown import plain
 from tercel.metrics.match import Floats, Ints, Pool, match_all
-from tercel.metrics.sides import ALL, over_cap, pooled, value_of
+from tercel.metrics.sides import ALL, Analysis, over_cap, pooled
 from tercel.metrics.stats import interval, picture_weights
 
 PARTS = ("place", "class", "extra", "missing")
 
 
 @dataclass(frozen=True, eq=False)
-class OcCost:
+class OcCost(Analysis):
     """What correcting costs.
 
     Attributes:
@@ -45,28 +44,13 @@ class OcCost:
             truths. `n` = pictures. Intervals are over pictures.
         cost: f64 [I], of each picture in the order given.
         parts: f64 [I,4]: place, class, extra, missing. counts: i64 [I,3]: pairs, extra, missing.
-        findings: what limits the numbers. rule: what was computed.
     """
 
-    scores: list[Score]
+    PARTS: ClassVar = ("cost",)
+
     cost: Floats
     parts: Floats
     counts: Ints
-    findings: list[Finding]
-    rule: dict[str, Any]
-
-    def __getitem__(self, name: str) -> float:
-        """Value of a score, for example ``report["OC_cost"]``; KeyError when there is none."""
-        return value_of(self.scores, name)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; what is undefined is null."""
-        return {
-            "rule": self.rule,
-            "scores": [s.to_json() for s in self.scores],
-            "cost": plain(self.cost),
-            "findings": [f.to_json() for f in self.findings],
-        }
 
 
 def occost(
@@ -118,7 +102,7 @@ def occost(
         scores.append(Score(name, float(drawn[0]), len(x), *interval(float(drawn[0]), drawn[1:])))
     rule = {"protocol": "oc-cost", "geometry": kind, "lambda": lambda_, "beta": beta, "score": score, "iou": iou,
             "resamples": resamples, "seed": seed}  # fmt: skip
-    return OcCost(scores, cost, parts, counts, over_cap(m, "occost.cap"), rule)
+    return OcCost(scores, over_cap(m, "occost.cap"), rule, cost, parts, counts)
 
 
 def _by_picture(pool: Pool) -> list[Pool]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tercel.core.finding import Finding, Ledger, Score, Severity, TercelError
 from tercel.core.track import Track
 from tercel.metrics.aligned import Aligned, align, diameters, doubts
+from tercel.metrics.breakdown import plain
 from tercel.metrics.outcomes import Distances, Measure, check_counts, counted, outcome, row_scores
 from tercel.metrics.rules import ALL, Rule, Tolerance, choose
 from tercel.metrics.stats import Array, picture_weights
@@ -65,7 +66,7 @@ class PointReport:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what is undefined is null."""
-        rows = {k: _plain(getattr(self, k)) for k in ("rule", "table", "curve", "visibility", "rallies", "filled")}
+        rows = {k: plain(getattr(self, k)) for k in ("rule", "table", "curve", "visibility", "rallies", "filled")}
         return {
             **rows,
             "scores": [s.to_json() for s in self.scores],
@@ -179,12 +180,3 @@ def _about_rules(rules: Sequence[Rule], a: Aligned, ledger: Ledger) -> None:
 
 def _part(s: Score) -> bool:
     return not {"rally", "visibility", "filled"}.isdisjoint(s.where)
-
-
-def _plain(x: Any) -> Any:
-    """Rows for JSON: NaN as null."""
-    if isinstance(x, dict):
-        return {k: _plain(v) for k, v in x.items()}
-    if isinstance(x, list | tuple):
-        return [_plain(v) for v in x]
-    return None if isinstance(x, float) and not math.isfinite(x) else x

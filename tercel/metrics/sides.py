@@ -1,14 +1,16 @@
-"""What all error analyses share: both sides pooled in one geometry, overlaps of who found what, draws."""
+"""What all error analyses share: the report, both sides pooled in one geometry, overlaps of who found what, draws."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tercel.core.finding import Finding, Score, Severity, TercelError
 from tercel.core.objects import Objects
+from tercel.metrics.breakdown import plain
 from tercel.metrics.compare import pools
 from tercel.metrics.match import Floats, Matching, Pool, pair_overlap
 from tercel.metrics.stats import Array, picture_weights
@@ -62,13 +64,34 @@ def over_cap(m: Matching, check: str) -> list[Finding]:
     return [Finding(check, Severity.WARNING, message, m.dropped)] if m.dropped else []
 
 
-def value_of(scores: Sequence[Score], name: str) -> float:
-    """Value of the score `name` over everything.
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What an analysis of one matching gives; each kind adds its own tables and arrays.
 
-    Raises:
-        KeyError: no such score; the message lists those there are.
+    Attributes:
+        scores: see the kind. Those over everything have neither a class nor a size in ``where``.
+        findings: what limits the numbers. rule: what was computed.
     """
-    values = {s.name: s.value for s in scores if "class" not in s.where and "size" not in s.where}
-    if name not in values:
-        raise KeyError(f"{name}; there are {', '.join(values)}")
-    return values[name]
+
+    PARTS: ClassVar[tuple[str, ...]] = ()  # attributes that `to_json` writes beside these
+
+    scores: list[Score]
+    findings: list[Finding]
+    rule: dict[str, Any]
+
+    def __getitem__(self, name: str) -> float:
+        """Value of the score `name` over everything, for example ``tide["dAP_Loc"]``.
+
+        Raises:
+            KeyError: no such score; the message lists those there are.
+        """
+        values = {s.name: s.value for s in self.scores if "class" not in s.where and "size" not in s.where}
+        if name not in values:
+            raise KeyError(f"{name}; there are {', '.join(values)}")
+        return values[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what is undefined is null."""
+        scores, findings = [s.to_json() for s in self.scores], [f.to_json() for f in self.findings]
+        parts = {k: plain(getattr(self, k)) for k in self.PARTS}
+        return {"rule": self.rule, "scores": scores, **parts, "findings": findings}

@@ -17,16 +17,15 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tercel.core.finding import Finding, Score, TercelError
+from tercel.core.finding import Score, TercelError
 from tercel.core.objects import Objects
-from tercel.metrics.breakdown import plain
 from tercel.metrics.match import Bools, Floats, Ints, Matching, Pool, candidates, match_all
-from tercel.metrics.sides import ALL, over_cap, pooled, value_of, weights_and_draws
+from tercel.metrics.sides import ALL, Analysis, over_cap, pooled, weights_and_draws
 from tercel.metrics.stats import BLOCK, Array, interval, mean_over_classes, weighted_ap
 
 # The kinds of a false positive, by code; -1 = none.
@@ -45,7 +44,7 @@ MEANING: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Tide:
+class Tide(Analysis):
     """What each kind of error costs.
 
     Attributes:
@@ -57,34 +56,18 @@ class Tide:
             ignored truth have a kind too, as in tidecv.
         about: i64 [D], the truth (index into `matching.truth`) that a Cls, Loc or Dupe error points to, else -1.
         missed: bool [G], truths that are a Miss. not_found: bool [G], all truths that nobody found.
-        findings: what limits the numbers. rule: what was computed.
         matching: who found what at the positive threshold.
     """
 
-    scores: list[Score]
+    PARTS: ClassVar = ("table", "by_class")
+
     table: list[dict[str, Any]]
     by_class: list[dict[str, Any]]
     kind: NDArray[np.int8]
     about: Ints
     missed: Bools
     not_found: Bools
-    findings: list[Finding]
-    rule: dict[str, Any]
     matching: Matching
-
-    def __getitem__(self, name: str) -> float:
-        """Value of a score over all classes, for example ``tide["dAP_Loc"]``; KeyError when there is none."""
-        return value_of(self.scores, name)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; what is undefined is null."""
-        return {
-            "rule": self.rule,
-            "scores": [s.to_json() for s in self.scores],
-            "table": plain(self.table),
-            "by_class": plain(self.by_class),
-            "findings": [f.to_json() for f in self.findings],
-        }
 
 
 def tide(
@@ -146,7 +129,7 @@ def tide_from(
     total = {s.name.removeprefix("dAP_"): s for s in scores if "class" not in s.where}
     table = [{"error": k, "meaning": MEANING[k], "count": total[k].n, "dAP": total[k].value} for k in MEANING]
     rule = {"protocol": "tide", "positive": positive, "background": background, "resamples": resamples, "seed": seed}
-    return Tide(scores, table, by_class, kind, about, missed, not_found, over_cap(m, "tide.cap"), rule, m)
+    return Tide(scores, over_cap(m, "tide.cap"), rule, table, by_class, kind, about, missed, not_found, m)
 
 
 def _check_thresholds(positive: float, background: float) -> None:
