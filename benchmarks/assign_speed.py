@@ -1,6 +1,7 @@
 """How long assignment takes on a crowded batch, and how its memory grows with the number of truths.
 
-Figure: 400 truths in each of 8 pictures of 640 px, strides 8/16/32, one class: under 60 ms per batch on two cores.
+Figure: 400 truths in each of 8 pictures of 640 px, strides 8/16/32, one class: under 60 ms per batch on two cores, for
+task-aligned and SimOTA. The other assigners stand beside them. Of FreeAnchor, which is a loss, the making of the bags.
 Run: python benchmarks/assign_speed.py
 """
 
@@ -16,10 +17,16 @@ from typing import Any
 
 import torch
 
-from tercel.config import SimOta, TaskAligned
-from tercel.models.assign import Priors, Truths, assign, starved
+from tercel.config import Atss, Fcos, FreeAnchor, MaxIou, OneToOne, Ota, SimOta, TaskAligned
+from tercel.models.assign import Assigner, Priors, Truths, assign, starved
+from tercel.models.candidates import boxes_around
+from tercel.models.free_anchor import bags_of
 
 SIZE, STRIDES, LIMIT_MS = 640, (8, 16, 32), 60.0
+ASSIGNERS: tuple[Assigner, ...] = (
+    TaskAligned(), SimOta(), MaxIou(), Atss(), Fcos(), Ota(), OneToOne(), FreeAnchor()
+)  # fmt: skip
+SHOWN = (8, 400), (1, 1000), (1, 2000)  # where all of them are measured, not the first two alone
 
 
 def priors() -> Priors:
@@ -51,13 +58,23 @@ def case(batch: int, truths: int, seed: int = 0) -> tuple[torch.Tensor, torch.Te
     )
 
 
-def measure(config: TaskAligned | SimOta, batch: int, truths: int, repeats: int = 9) -> dict[str, Any]:
+def once(config: Assigner, arguments: Any) -> tuple[int, int]:
+    """One assignment: the number of positives (bags: of pairs), and of truths without any."""
+    _, _, grid, truths = arguments
+    if isinstance(config, FreeAnchor):
+        bags = bags_of(config, boxes_around(grid, config.side, config.ratio), truths)
+        return int(bags.inside.sum()), len(truths.image) - len(bags.truth.unique())
+    result = assign(config, *arguments)
+    return len(result.prior), starved(result, truths)
+
+
+def measure(config: Assigner, batch: int, truths: int, repeats: int = 9) -> dict[str, Any]:
     arguments = case(batch, truths)
-    result = assign(config, *arguments)  # also what the first call of each operation sets up
+    positives, without = once(config, arguments)  # also what the first call of each operation sets up
     seconds, busy = [], []
     for _ in range(repeats):
         start, used = time.perf_counter(), time.process_time()
-        assign(config, *arguments)
+        once(config, arguments)
         seconds.append(time.perf_counter() - start)
         busy.append(time.process_time() - used)
     return {
@@ -68,19 +85,19 @@ def measure(config: TaskAligned | SimOta, batch: int, truths: int, repeats: int 
         "best ms": round(1e3 * min(seconds), 1),
         "CPU ms": round(1e3 * statistics.median(busy), 1),
         "peak MB": peak(config, arguments),
-        "positives": len(result.prior),
-        "truths without prior": starved(result, arguments[3]),
+        "positives": positives,
+        "truths without prior": without,
     }
 
 
-def peak(config: TaskAligned | SimOta, arguments: Any) -> float | None:
+def peak(config: Assigner, arguments: Any) -> float | None:
     """MB that one assignment needs at its worst: the rise of resident memory. None where Linux does not tell."""
     try:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed would otherwise be used again unseen
         before = _status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark so far
-        assign(config, *arguments)
+        once(config, arguments)
         return round((_status("VmHWM") - before) / 1024, 1)
     except (OSError, AttributeError):
         return None
@@ -99,7 +116,7 @@ def run() -> dict[str, Any]:
         rows = [
             measure(config, batch, truths)
             for batch, truths in ((8, 400), (1, 500), (1, 1000), (1, 2000), (1, 4000))
-            for config in (TaskAligned(), SimOta())
+            for config in (ASSIGNERS if (batch, truths) in SHOWN else ASSIGNERS[:2])
         ]
     finally:
         torch.set_num_threads(threads)

@@ -29,7 +29,7 @@ from tercel.engine.evaluate import Evaluation, Progress
 from tercel.engine.fit import Fit, Observer, data_findings
 from tercel.engine.predict import predict_pictures
 from tercel.engine.run import Run
-from tercel.engine.tasks import Task, task_of
+from tercel.engine.tasks import Task, check_points, point_findings, task_of
 from tercel.lab import RUN_FILE as CALIBRATION
 from tercel.metrics.calibrate import fitted_on_reported
 from tercel.models.detector import check_size, divisors
@@ -84,7 +84,9 @@ def train(
         o.on_message(f"reading {train_source} and {val_source}")
     train_set, val_set = sources.read(train_source), sources.read(val_source)
     check_size(recipe.data.size, divisors(recipe.model))
-    findings = [*data_findings(train_set, val_set), *_shared(train_set, val_set, allow_leaks)]
+    check_points(recipe, train_set.schema, val_set)
+    findings = [*data_findings(train_set, val_set), *point_findings(recipe, train_set)]
+    findings += _shared(train_set, val_set, allow_leaks)
     runtime = device.choose(recipe.train)
     findings += runtime.findings
     with world(runtime.device) as w, ExitStack() as stack:
@@ -376,6 +378,7 @@ def evaluate(
             f"{dataset.source} has classes {list(dataset.schema.classes)}, the checkpoint has {list(schema.classes)}",
             "evaluate on data with the same names in the same order",
         )
+    check_points(recipe, schema, dataset)
     dataset = _under(schema, dataset)
     runtime = device.choose(_anywhere(recipe.train))
     model.to(runtime.device)
@@ -504,11 +507,12 @@ def predict(
         findings = (*findings, note)
     found = {i: o if o.scores is None else o[o.scores >= min(score, 0.999)] for i, o in found.items()}
     items = ((r.id, found[r.id]) for r in dataset.records)
-    task = "oriented" if recipe.task == "oriented" or recipe.evaluate.views.orient else "boxes"
-    write_predictions(out / "predictions.jsonl", schema.classes, items, task=task, source=str(path))
+    task = "oriented" if recipe.evaluate.views.orient else recipe.task
+    points = schema.keypoints if task == "keypoints" else ()
+    write_predictions(out / "predictions.jsonl", schema.classes, items, task=task, source=str(path), keypoints=points)
     if drawn:
         for done, (r, name) in enumerate(zip(dataset.records, distinct_names(list(found)), strict=True), 1):
-            picture = draw.draw(read_image(r.frames[0].path), found[r.id], schema.classes, min_score=score)
+            picture = draw.draw(read_image(r.frames[0].path), found[r.id], schema, min_score=score)
             save_picture(out / "drawn" / f"{name}.jpg", picture)
             if drawing:
                 drawing(done, len(dataset))

@@ -50,7 +50,7 @@ def options(
 
 @app.command()
 def demo(
-    task: Annotated[str, typer.Argument(help="Which kind: ball, boxes, oriented.")] = "ball",
+    task: Annotated[str, typer.Argument(help="Which kind: ball, boxes, keypoints, oriented.")] = "ball",
     out: Annotated[Path, typer.Option(help="Folder for data and runs.")] = Path("demo"),
     settings: Settings = None,
     json_: Json = False,
@@ -185,7 +185,7 @@ def score(
         str, typer.Option(metavar="FILE", help="preds.jsonl, COCO results, text folder; csv of balls or events.")
     ] = "",
     task: Annotated[
-        str, typer.Option(help="boxes, oriented, ball or events; default: what the predictions look like.")
+        str, typer.Option(help="boxes, oriented, keypoints, ball or events; default: what both files hold.")
     ] = "",
     rule: Annotated[str, typer.Option(help="Ball: published rules, as a,b, or all.")] = "all",
     tolerance: Annotated[str, typer.Option(help="Ball: a rule of your own, 5px@original or 50% of the ball.")] = "",
@@ -195,10 +195,13 @@ def score(
     check_table: Annotated[
         Path | None, typer.Option(help="A csv of published counts: which rows do not add up?")
     ] = None,
-    max_detections: Annotated[str, typer.Option(help="Detections per picture that count, for AR and AP.")] = "1,10,100",
-    ious: Annotated[str, typer.Option(help="Boxes: overlap thresholds, as 0.5,0.75; default: .50 to .95.")] = "",
+    max_detections: Annotated[
+        str, typer.Option(help="Detections per picture that count; default: 1,10,100, keypoints 20.")
+    ] = "",
+    ious: Annotated[str, typer.Option(help="Overlap (keypoints: OKS) thresholds; default: .50 to .95.")] = "",
     interpolation: Annotated[str, typer.Option(help="Boxes: 101 recalls (COCO), every or 11 (VOC).")] = "101",
     matching: Annotated[str, typer.Option(help="Boxes: coco, or voc (a detection's best truth alone).")] = "coco",
+    sigmas: Annotated[str, typer.Option(help="Keypoints: OKS sigmas, one per point or one for all.")] = "",
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples for the intervals; 0 = none.")] = 200,
     lab: Annotated[bool, typer.Option("--lab", help="Boxes: also say where the score is lost.")] = False,
     json_: Json = False,
@@ -211,10 +214,12 @@ def score(
         raise TercelError("there is nothing to judge", "give --truth SOURCE and --pred FILE, or --check-table FILE")
     from tercel.score import score as judge
 
-    caps = numbers("--max-detections", max_detections, int, "1,10,500")
+    caps = numbers("--max-detections", max_detections, int, "1,10,500") if max_detections else None
     more: dict[str, Any] = {"interpolation": interpolation, "matching": matching}
     if ious:
         more["ious"] = numbers("--ious", ious, float, "0.5,0.75")
+    if sigmas:
+        more["sigmas"] = numbers("--sigmas", sigmas, float, "0.025,0.05")
     result = judge(
         truth, pred, task, max_detections=caps, resamples=resamples, rules=_rules(rule), tolerance=tolerance,
         size=_size(size), ball_size=ball_size, fps=fps, lab=lab, **more,

@@ -149,29 +149,88 @@ class SimOta(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaxIou(Checked):
+    """Anchors by overlap alone (Ren et al. 2015): from `positive` on an anchor answers for its best truth, below
+    `negative` for none, and between the two it is not asked. Every truth gets an anchor of its own, the best one left.
+
+    Heads without anchors stand in a box around each point: `side` and `ratio`. Anchor heads have shapes of their own.
+    """
+
+    positive: float = num(0.5, 0.1, 1)  # IoU
+    negative: float = num(0.4, 0.1, 1)  # IoU
+    side: float = num(4.0, 0.25, 64)  # root of the area of the box around a point, in strides
+    ratio: float = num(1.0, 0.05, 20)  # its height over its width
+
+
+@dataclass(frozen=True, kw_only=True)
+class Atss(Checked):
+    """ATSS (Zhang et al. 2020): per truth and map the k nearest priors; of them, those above mean + deviation."""
+
+    topk: int = num(9, 1, 100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fcos(Checked):
+    """FCOS (Tian et al. 2019): the priors near the centre of a truth, on the map for its size; the smallest truth wins.
+
+    A map of stride s answers for truths whose farthest side is up to `reach` s away, the next finer map up to half of
+    that; the coarsest map has no such end.
+    """
+
+    radius: float = num(1.5, 0.5, 10)  # centre region in strides
+    reach: float = num(8.0, 0.5, 64)  # strides
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ota(Checked):
+    """OTA (Ge et al. 2021): truths and background share out the priors as an optimal transport, found by Sinkhorn."""
+
+    candidates: int = num(20, 1, 100)  # a truth supplies the sum of its best IoUs among so many priors
+    radius: float = num(2.5, 0.5, 10)  # centre region in strides
+    iou_weight: float = num(1.5, 0, 100)
+    smoothing: float = num(0.1, 1e-3, 10)  # of the transport: its entropy's weight, in units of the cost
+    rounds: int = num(50, 1, 1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreeAnchor(Checked):
+    """FreeAnchor (Zhang et al. 2019): a loss over bags of priors, which learns by itself which of them answer."""
+
+    bag: int = num(50, 1, 1000)  # priors per truth, those of the greatest IoU
+    side: float = num(4.0, 0.25, 64)  # of the box around a point, as in MaxIou; anchor heads have shapes of their own
+    ratio: float = num(1.0, 0.05, 20)
+    covered: float = num(0.6, 0, 0.99)  # IoU of a prediction with a truth from which it is less of a negative
+    alpha: float = num(0.5, 0, 1)  # share of the bags, against the negatives
+    gamma: float = num(2.0, 0, 10)  # of the negatives' focal loss
+    place_weight: float = num(0.75, 0, 100)  # of the box loss under the exponent: likelihood = exp(-weight * loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneToOne(Checked):
+    """One prior answers for each truth, so that nothing has to be suppressed (Wang et al. 2021, Wang et al. 2024).
+
+    Truths and priors are matched so that the product of all score^alpha * IoU^beta is the greatest.
+    """
+
+    alpha: float = num(0.5, 0, 10)
+    beta: float = num(6.0, 0, 10)
+    topk: int = num(10, 1, 100)  # priors per truth that learn its box; all but one of them say no; 1 = that one alone
+
+
+@dataclass(frozen=True, kw_only=True)
 class BoxHead(Checked):
     """Anchor-free dense boxes: class scores and the distances to the four sides as distributions over bins."""
 
     width: int = num(64, 8, 1024)
     depth: int = num(2, 0, 8)
     bins: int = num(16, 2, 64)  # distance bins, in strides; the first one is at -1
-    assigner: TaskAligned | SimOta = TaskAligned()
+    assigner: TaskAligned | SimOta | MaxIou | Atss | Fcos | Ota | FreeAnchor | OneToOne = TaskAligned()
     class_loss: Literal["bce", "focal", "quality", "varifocal"] = "bce"
     box_loss: Literal["iou", "giou", "diou", "ciou", "smooth_l1"] = "ciou"
     class_gain: float = num(0.5, 0, 1000)
     box_gain: float = num(7.5, 0, 1000)
     dfl_gain: float = num(1.5, 0, 1000)
-    prior: float = num(0.01, 1e-6, 0.5)  # class probability at the start
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaxIou(Checked):
-    """Anchors by overlap alone (Ren et al. 2015): from `positive` on an anchor answers for its best truth, below
-    `negative` for none, and between the two it is not asked. Every truth gets an anchor of its own, the best one left.
-    """
-
-    positive: float = num(0.5, 0.1, 1)  # IoU
-    negative: float = num(0.4, 0.1, 1)  # IoU
+    prior: float = num(0.01, 1e-6, 0.5)  # class probability at the start, on the coarsest map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,20 +243,13 @@ class AnchorHead(Checked):
     base: float = num(4.0, 0.25, 64)  # side of the anchor of scale 1, in strides
     scales: tuple[float, ...] = nums((1.0, 2 ** (1 / 3), 2 ** (2 / 3)), 0.1, 10, rising=True)
     ratios: tuple[float, ...] = nums((0.5, 1.0, 2.0), 0.05, 20, rising=True)  # height over width; the area stays
-    assigner: MaxIou = MaxIou()
+    assigner: MaxIou | Atss | FreeAnchor = MaxIou()
     gamma: float = num(2.0, 0, 10)  # of the focal loss
     alpha: float = num(0.25, 0, 1)
     beta: float = num(0.1, 1e-3, 10)  # of the smooth L1 loss: where it turns straight, in units of the deltas
     class_gain: float = num(1.0, 0, 1000)
     box_gain: float = num(1.0, 0, 1000)
     prior: float = num(0.01, 1e-6, 0.5)  # class probability at the start
-
-
-@dataclass(frozen=True, kw_only=True)
-class Atss(Checked):
-    """ATSS (Zhang et al. 2020): per truth and map the k nearest priors; of them, those above mean + deviation."""
-
-    topk: int = num(9, 1, 100)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +272,7 @@ class OrientedHead(Checked):
     heading_gain: float = num(0.5, 0, 1000)
     quality: bool = False  # predicts the IoU of its own box, and ranks by it
     quality_gain: float = num(0.5, 0, 1000)
-    prior: float = num(0.01, 1e-6, 0.5)  # class probability at the start
+    prior: float = num(0.01, 1e-6, 0.5)  # class probability at the start, on the coarsest map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,8 +326,36 @@ class BallGrid(Checked):
     motion_gain: float = num(1.0, 0, 10_000)
     hit: bool = False  # an event "hit" per cell; needs an event of that name
     hit_gain: float = num(1.0, 0, 10_000)
-    prior: float = num(0.01, 1e-6, 0.5)  # confidence at the start, in every channel
+    prior: float = num(0.01, 1e-6, 0.5)  # confidence at the start, on the coarsest map
     events: EventHead = EventHead()
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeypointHead(Checked):
+    """The dense head of boxes, and beside each box K named points with the probability that each is visible."""
+
+    box: BoxHead = BoxHead()
+    width: int = num(64, 8, 1024)  # of the towers for points
+    depth: int = num(2, 0, 8)
+    depthwise: bool = False  # depth-wise separable convolutions in these towers, in place of dense ones
+    reach: float = num(1.5, 0.6, 10)  # points lie within so many box lengths of the box's centre, in x and in y
+    oks_gain: float = num(12.0, 0, 1000)
+    near_gain: float = num(6.0, 0, 1000)  # of the smooth L1 that leads home points too far off for the OKS loss
+    visible_gain: float = num(1.0, 0, 1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeypointHeatmap(Checked):
+    """One map of probability per named point, with an offset within the cell: for one animal per picture."""
+
+    stride: Literal[1, 2, 4] = 4  # of the maps, in px of the network's input
+    width: int = num(64, 8, 1024)
+    depth: int = num(1, 0, 8)
+    target_width: float = num(12.0, 1, 256)  # px: full width at half maximum of the Gaussian
+    loss: Literal["focal", "adaptive_wing", "weighted_bce"] = "focal"
+    loss_gain: float = num(1.0, 0, 1000)
+    offset_gain: float = num(1.0, 0, 1000)
+    prior: float = num(0.01, 1e-6, 0.5)  # probability at the start, in every channel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,7 +395,7 @@ class Model(Checked):
     clip: Clip = Clip()
     backbone: SmallNet | TimmNet | SmpNet | Hourglass = SmallNet()
     neck: Fpn | Pan | BiFpn | Fuse = Pan()
-    head: BoxHead | AnchorHead | OrientedHead | BallHeatmap | BallGrid = BoxHead()
+    head: BoxHead | AnchorHead | OrientedHead | KeypointHead | KeypointHeatmap | BallHeatmap | BallGrid = BoxHead()
     strides: tuple[int, ...] = nums((8, 16, 32), 1, 128, rising=True)
     norm: Literal["batch", "group"] = "batch"
     mean: tuple[float, float, float] = nums(
@@ -417,12 +497,14 @@ class Evaluate(Checked):
 
     batch: int = num(16, 1, 4096)
     score_floor: float = num(0.001, 0, 1)  # detections below are not kept for the curves
-    suppress_iou: float = num(0.65, 0, 1)
+    suppress: Literal["greedy", "soft_linear", "soft_gaussian", "diou", "adaptive", "set", "fusion", "none"] = "greedy"
+    suppress_iou: float = num(0.65, 0, 1)  # from which two boxes show the same; not for `soft_gaussian` and `none`
+    soft_sigma: float = num(0.5, 1e-3, 100)  # scores lose exp(-IoU^2 / sigma), with `soft_gaussian`
     class_agnostic: bool = False  # suppress across classes
     max_detections: int = num(300, 1, 1_000_000)  # per picture; a picture that reaches it is reported
     max_candidates: int = num(3000, 1, 10_000_000)  # per picture, before suppression
     show_score: float = num(0.3, 0, 1)  # detections drawn on pictures
-    select: Literal["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "F1"] = (
+    select: Literal["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "F1", "OKS_AP", "PCK@.05", "PCK@.1"] = (
         "AP"  # the score whose highest value in the log names best
     )
     resamples: int = num(200, 0, 100_000)  # bootstrap over pictures (balls: rallies) for the intervals; 0 = none

@@ -22,21 +22,23 @@ from tercel.data.predictions import read_predictions
 from tercel.data.source import Source, parse, read
 from tercel.data.tracks import read_rallies, read_tracks
 from tercel.metrics.anatomy import Anatomy, dissect
-from tercel.metrics.ap import MAX_DETECTIONS, Geometry, judge_boxes
+from tercel.metrics.ap import MAX_DETECTIONS, Kind, judge_boxes
 from tercel.metrics.events import judge_events
 from tercel.metrics.greedy import Rule
+from tercel.metrics.keypoints import MAX_DETECTIONS as MAX_POSES
+from tercel.metrics.keypoints import hulls_of_points, judge_keypoints
 from tercel.metrics.match import IOUS
 from tercel.metrics.points import judge_points
 from tercel.metrics.rules import ALL, Tolerance
 from tercel.metrics.stats import Interpolation
 
-TASKS = ("boxes", "oriented", "ball", "events")
+TASKS = ("boxes", "oriented", "keypoints", "ball", "events")
 OPENTTGAMES_FPS = 120.0
 
 
 @dataclass(frozen=True, eq=False)
 class ScoreResult:
-    """Scores, the report behind them (BoxReport, PointReport or EventReport), and what was noticed on the way.
+    """Scores, the report behind them (of boxes, keypoints, a ball or events), and what was noticed on the way.
 
     `errors` says where the score of boxes is lost, if that was asked for.
     """
@@ -61,12 +63,13 @@ def score(
     pred: str | Path,
     task: str = "",
     *,
-    max_detections: Sequence[int] = MAX_DETECTIONS,
+    max_detections: Sequence[int] | None = None,
     resamples: int = 200,
     seed: int = 0,
     ious: Sequence[float] = IOUS,
     interpolation: Interpolation = "101",
     matching: Rule = "coco",
+    sigmas: Sequence[float] | None = None,
     rules: Sequence[str] = ALL,
     tolerance: str = "",
     size: tuple[int, int] | None = None,
@@ -80,9 +83,13 @@ def score(
         truth: `[format:]path[#split]`; its pictures need not be there. For a ball also a csv or a folder of csv, for
             events also a folder of OpenTTGames markup.
         pred: a file or folder of predictions; a picture, frame or game that it does not mention has none.
-        task: "boxes", "oriented", "ball" or "events"; "" = what the content of `pred` looks like. "oriented" judges
-            axis-aligned hulls beside the oriented boxes; "boxes" judges nothing but hulls where there are such.
-        max_detections, ious, interpolation, matching: boxes, see `tercel.metrics.ap.judge_boxes`.
+        task: "boxes", "oriented", "keypoints", "ball" or "events"; "" = what the content of `pred` looks like.
+            "oriented" judges axis-aligned hulls beside the oriented boxes; "boxes" judges nothing but hulls where there
+            are such. "keypoints" judges the boxes too, where both sides have boxes of their own.
+        max_detections, ious: boxes and keypoints, see `tercel.metrics.ap.judge_boxes` and
+            `tercel.metrics.keypoints.judge_keypoints`; None = their defaults (COCO's).
+        interpolation, matching: boxes, see `judge_boxes`.
+        sigmas: keypoints, one per point or a single one for all; None = those of the labels.
         rules, tolerance: ball, see `tercel.metrics.points.judge_points`; a tolerance such as "5px@original" or "50%".
         size: (H, W) of the frames, where neither a video nor a picture tells it.
         ball_size: the ball's diameter in px, for a tolerance in % where the labels hold no boxes.
@@ -92,7 +99,8 @@ def score(
 
     Raises:
         TercelError: an unknown task, a source or file that cannot be read, predictions that do not fit the truth,
-            oriented boxes on one side only, `lab` for other things than boxes.
+            oriented boxes or points on one side only, boxes that are nothing but hulls of points, options of boxes for
+            other things.
     """
     named = bool(task)
     task = task or recognise(Path(pred))
@@ -100,6 +108,8 @@ def score(
         raise TercelError(f"task {task!r} cannot be judged; there is: {', '.join(TASKS)}", f"use --task {TASKS[0]}")
     if lab and task in ("ball", "events"):
         raise TercelError(f"the lab judges boxes, not {task}", "leave out --lab")
+    if sigmas is not None and task not in ("boxes", "keypoints"):
+        raise TercelError(f"sigmas are for keypoints, not for {task}", "leave out --sigmas")
     if task == "ball":
         bound = Tolerance.parse(tolerance) if tolerance else None
         return _ball(truth, Path(pred), rules, bound, size, ball_size, resamples, seed)
@@ -110,19 +120,37 @@ def score(
     found = read_predictions(Path(pred), dataset, ledger=ledger)
     sides = [r.objects for r in dataset.records], [found[r.id] for r in dataset.records]
     geometry = _geometry(task if named else "", *sides, truth, pred)
+    options: dict[str, Any] = {
+        "resamples": resamples,
+        "seed": seed,
+        "ids": [r.id for r in dataset.records],
+        "ious": ious,
+        "sources": _folders(dataset.records),
+        "groups": [r.group for r in dataset.records],
+    }
+    if geometry == "keypoints":
+        if lab or interpolation != "101" or matching != "coco":
+            raise TercelError(
+                "points are judged by COCO's matching at 101 recalls, and the lab judges boxes",
+                "leave out --lab, --interpolation and --matching, or judge boxes: --task boxes",
+            )
+        if sigmas is not None and len(sigmas) == 1:
+            sigmas = tuple(sigmas) * len(dataset.schema.keypoints)
+        caps = max_detections or MAX_POSES
+        poses = judge_keypoints(*sides, dataset.schema, max_detections=caps, sigmas=sigmas, **options)
+        said = (*dataset.findings, *ledger.findings(), *poses.findings)
+        return ScoreResult(poses.scores, poses, said, geometry)
+    if sigmas is not None:
+        raise TercelError("sigmas are for keypoints, and boxes are judged here", "leave out --sigmas")
+    caps = max_detections or MAX_DETECTIONS
     report = judge_boxes(
         *sides,
         dataset.schema.classes,
-        max_detections=max_detections,
-        resamples=resamples,
-        seed=seed,
-        ids=[r.id for r in dataset.records],
-        ious=ious,
+        max_detections=caps,
         interpolation=interpolation,
         geometry=geometry,
         matching=matching,
-        sources=_folders(dataset.records),
-        groups=[r.group for r in dataset.records],
+        **options,
     )
     errors = None
     if lab:
@@ -131,7 +159,7 @@ def score(
             dataset.schema.classes,
             geometry=geometry,
             ious=ious,
-            cap=max_detections[-1],
+            cap=caps[-1],
             matching=report.matching if matching == "coco" else None,
             resamples=resamples,
             seed=seed,
@@ -141,21 +169,37 @@ def score(
     return ScoreResult(report.scores, report, findings, geometry, errors)
 
 
-def _geometry(task: str, truth: Sequence[Objects], found: Sequence[Objects], source: str, pred: str | Path) -> Geometry:
-    """What to judge: what was asked for, else oriented boxes where both sides hold them, else axis-aligned ones."""
-    if task == "boxes":
-        return "boxes"
-    # What holds no object at all has no geometry and fits either.
-    kinds = [{o.obbs is not None for o in side if len(o)} for side in (truth, found)]
-    if task != "oriented" and not any(True in k for k in kinds):
-        return "boxes"
-    for where, k in zip((source, pred), kinds, strict=True):
-        if False in k:
-            raise TercelError(
-                f"{where} holds axis-aligned boxes, so oriented boxes cannot be judged: a hull is none",
-                "judge axis-aligned boxes and hulls instead: --task boxes",
-            )
-    return "oriented"
+def _geometry(task: str, truth: Sequence[Objects], found: Sequence[Objects], source: str, pred: str | Path) -> Kind:
+    """What to judge: what was asked for, else points or oriented boxes where both sides hold them, else boxes.
+
+    What holds no object at all has no geometry and fits any.
+    """
+    sides = [(str(where), [o for o in side if len(o)]) for where, side in ((source, truth), (pred, found))]
+
+    def kinds(column: str) -> list[set[bool]]:
+        return [{getattr(o, column) is not None for o in side} for _, side in sides]
+
+    posed, oriented = kinds("points"), kinds("obbs")
+    points = any(True in k for k in posed) and not any(False in k for k in posed)
+    if task == "keypoints" or (not task and points):
+        for (where, _), k in zip(sides, posed, strict=True):
+            if False in k:
+                raise TercelError(f"{where} holds boxes without points, so points cannot be judged",
+                                  "judge boxes instead: --task boxes")  # fmt: skip
+        return "keypoints"
+    if task == "oriented" or (not task and any(True in k for k in oriented)):
+        for (where, _), k in zip(sides, oriented, strict=True):
+            if False in k:
+                raise TercelError(
+                    f"{where} holds axis-aligned boxes, so oriented boxes cannot be judged: a hull is none",
+                    "judge axis-aligned boxes and hulls instead: --task boxes",
+                )
+        return "oriented"
+    for (where, side), k in zip(sides, posed, strict=True):
+        if True in k and hulls_of_points(side):
+            raise TercelError(f"{where} holds no boxes but the hulls of its points, so boxes cannot be judged",
+                              "judge points instead: --task keypoints")  # fmt: skip
+    return "boxes"
 
 
 def _folders(records: Sequence[Record]) -> list[str]:

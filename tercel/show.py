@@ -43,7 +43,7 @@ def draw_batch(recipe: Recipe, train_source: str, out: Path) -> Path:
             elif t:  # an empty clip's objects have no frames
                 objects = Objects.empty(objects.size)
             picture = np.ascontiguousarray(image.transpose(1, 2, 0))
-            pictures.append(draw.draw(picture, objects, dataset.schema.classes, min_score=0))
+            pictures.append(draw.draw(picture, objects, dataset.schema, min_score=0))
             captions.append(_caption(sample, t, loader.frames))
     shown = len(batch.samples[0].images)
     columns = min(4, len(pictures)) if shown == 1 else shown

@@ -147,10 +147,11 @@ class Score:
 
 
 def headline(scores: Iterable[Score]) -> dict[str, Score]:
-    """The few scores that say how good a run is, over everything: AP, AP50, AP75 of boxes; of a ball F1, precision and
-    recall under the rule that stands first."""
+    """The few scores that say how good a run is, over everything: AP, AP50, AP75 of boxes; OKS_AP, PCK@.05, PCK@.1 of
+    points; of a ball F1, precision and recall under the rule that stands first."""
     listed = list(scores)
     rule = next((s.where["rule"] for s in listed if set(s.where) == {"rule"}), None)
-    names, where = (("F1", "precision", "recall"), {"rule": rule}) if rule else (("AP", "AP50", "AP75"), {})
+    names: tuple[str, ...] = ("AP", "AP50", "AP75", "OKS_AP", "PCK@.05", "PCK@.1")
+    names, where = (("F1", "precision", "recall"), {"rule": rule}) if rule else (names, {})
     found = {s.name: s for s in listed if s.name in names and dict(s.where) == where}
     return {n: found[n] for n in names if n in found}

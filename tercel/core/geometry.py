@@ -55,6 +55,18 @@ def hull(points: Array) -> Array:
     return np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
 
 
+def points_hull(points: Array, visible: NDArray[np.uint8]) -> Array:
+    """Smallest axis-aligned box [N,4] around the labelled ones (visible [N,K] > 0) of points [N,K,2].
+
+    Objects without a labelled point get 0 0 0 0.
+    """
+    known = (visible > 0)[..., None]
+    low = np.where(known, points, np.inf).min(axis=1, initial=np.inf)
+    high = np.where(known, points, -np.inf).max(axis=1, initial=-np.inf)
+    boxes: Array = np.where(known.any(axis=1), np.concatenate([low, high], axis=1), 0).astype(points.dtype)
+    return boxes
+
+
 def obb_corners(obbs: Array) -> Array:
     """Corners [N,4,2] of oriented boxes [N,5]: front-right, back-right, back-left, front-left of the direction theta.
 

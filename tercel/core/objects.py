@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tercel.core.geometry import box_area
+from tercel.core.geometry import box_area, points_hull
 
 # column -> (dtype, trailing dimensions; None = free but equal among the columns that share it)
 _COLUMNS: dict[str, tuple[type, tuple[int | None, ...]]] = {
@@ -22,12 +22,14 @@ _COLUMNS: dict[str, tuple[type, tuple[int | None, ...]]] = {
     "headed": (np.bool_, ()),
     "points": (np.float32, (None, 2)),
     "visible": (np.uint8, (None,)),
+    "point_scores": (np.float32, (None,)),
     "frame": (np.int64, ()),
     "track": (np.int64, ()),
     "area": (np.float32, ()),
     "spread": (np.float32, (4,)),
     "scores": (np.float32, ()),
 }
+_SAME = 0.01  # px: text files round coordinates
 _REQUIRED = ("labels", "boxes", "ignore")
 
 
@@ -49,6 +51,7 @@ class Objects:
         headed: bool [N], whether the front is known; required with heading.
         points: f32 [N,K,2] x y in px, or None.
         visible: u8 [N,K], 0 absent, 1 hidden (place known), 2 visible, 3 visible but blurred; required with points.
+        point_scores: f32 [N,K] in 0..1, how sure a prediction is of each of its points, or None.
         frame: i64 [N] index of the frame within the clip, or None for a still picture.
         track: i64 [N] identity over time, or None.
         area: f32 [N] annotated area in px^2 (COCO: that of the mask) for size bins, or None for that of the box.
@@ -70,6 +73,7 @@ class Objects:
     headed: NDArray[np.bool_] | None = None
     points: NDArray[np.float32] | None = None
     visible: NDArray[np.uint8] | None = None
+    point_scores: NDArray[np.float32] | None = None
     frame: NDArray[np.int64] | None = None
     track: NDArray[np.int64] | None = None
     area: NDArray[np.float32] | None = None
@@ -95,12 +99,7 @@ class Objects:
         if self.obbs is not None and n and (self.obbs[:, 2:4] < 0).any():
             i = int(np.flatnonzero((self.obbs[:, 2:4] < 0).any(axis=1))[0])
             raise ValueError(f"obbs have length and width >= 0; row {i} is {self.obbs[i].tolist()}")
-        if (self.points is None) != (self.visible is None):
-            raise ValueError("points [N,K,2] and visible [N,K] come together")
-        if self.points is not None and self.visible is not None and self.points.shape[:2] != self.visible.shape:
-            raise ValueError(
-                f"points {self.points.shape} need visible {self.points.shape[:2]}, not {self.visible.shape}"
-            )
+        self._check_points()
         if n and (self.boxes[:, 2:] < self.boxes[:, :2]).any():
             i = int(np.flatnonzero((self.boxes[:, 2:] < self.boxes[:, :2]).any(axis=1))[0])
             raise ValueError(f"boxes are x1 y1 x2 y2 with x2 >= x1, y2 >= y1; row {i} is {self.boxes[i].tolist()}")
@@ -108,6 +107,19 @@ class Objects:
             raise ValueError("labels are class ids 0..C-1; there is no background class and no -1")
         if self.scores is not None and n and not ((self.scores >= 0) & (self.scores <= 1)).all():
             raise ValueError("scores are probabilities in 0..1; apply the sigmoid before making Objects")
+
+    def _check_points(self) -> None:
+        if (self.points is None) != (self.visible is None):
+            raise ValueError("points [N,K,2] and visible [N,K] come together")
+        if self.points is not None and self.visible is not None and self.points.shape[:2] != self.visible.shape:
+            raise ValueError(
+                f"points {self.points.shape} need visible {self.points.shape[:2]}, not {self.visible.shape}"
+            )
+        if self.point_scores is not None:
+            if self.visible is None or self.point_scores.shape != self.visible.shape:
+                raise ValueError("point_scores [N,K] come with points [N,K,2] and visible [N,K]")
+            if not ((self.point_scores >= 0) & (self.point_scores <= 1)).all():
+                raise ValueError("point_scores are probabilities in 0..1; apply the sigmoid before making Objects")
 
     @staticmethod
     def _trusted(size: tuple[int, int], columns: dict[str, NDArray[Any]]) -> Objects:
@@ -144,6 +156,18 @@ class Objects:
     def areas(self) -> NDArray[np.float32]:
         """f32 [N] px^2 for size bins: the annotated area, else that of the box."""
         return self.area if self.area is not None else box_area(self.boxes).astype(np.float32)
+
+    @property
+    def hulled(self) -> NDArray[np.bool_]:
+        """bool [N]: the box is the hull of the labelled points (to 0.01 px), of which there are three or more.
+
+        It may have been derived from them, or annotated so: either way it must turn with the points.
+        """
+        if self.points is None or self.visible is None:
+            return np.zeros(len(self), np.bool_)
+        near = np.abs(points_hull(self.points, self.visible) - self.boxes) <= _SAME
+        hulled: NDArray[np.bool_] = near.all(axis=1) & ((self.visible > 0).sum(axis=1) >= 3)
+        return hulled
 
     def replace(self, **changes: Any) -> Objects:
         """A copy with other columns (or another size)."""

@@ -143,7 +143,7 @@ def intersections(a: F64, b: F64) -> F64:
 
 @_compiled
 def greedy(
-    t: F64, hulls: F64, levels: I64, widths: F64, order: I64, group: I64, source: I64, limit: float
+    t: F64, hulls: F64, levels: I64, widths: F64, order: I64, group: I64, source: I64, limit: F64, centred: bool
 ) -> NDArray[np.bool_]:
     """Which boxes stay, bool [N]. Boxes are sorted by (level, left end of the hull).
 
@@ -154,6 +154,8 @@ def greedy(
         order: [N] the boxes by descending score.
         group: [N] boxes of different groups never meet.
         source: [N] boxes of the same source never remove one another.
+        limit: [N] of the box that stays: what overlaps it by more goes.
+        centred: the overlap is IoU - `remoteness` in place of IoU.
     """
     alive = np.ones(len(t), np.bool_)
     left = np.ascontiguousarray(hulls[:, 0])
@@ -164,6 +166,7 @@ def greedy(
         i = order[r]
         if not alive[i]:
             continue
+        most = limit[i]
         for k in range(len(widths)):
             begin, end = levels[k], levels[k + 1]
             begin += np.searchsorted(left[begin:end], hulls[i, 0] - widths[k])
@@ -172,9 +175,38 @@ def greedy(
                     break
                 if not alive[j] or rank[j] <= r or group[j] != group[i] or source[j] == source[i]:
                     continue
-                if _bound(t, hulls, i, j) > limit - SLACK and overlap(t, i, t, j) > limit:
-                    alive[j] = False
+                if _bound(t, hulls, i, j) > most - SLACK:
+                    value = overlap(t, i, t, j)
+                    if centred and value > 0:
+                        value -= remoteness(hulls, i, j)
+                    if value > most:
+                        alive[j] = False
     return alive
+
+
+@_inlined
+def remoteness(hulls: F64, i: int, j: int) -> float:
+    """Squared distance of two centres over the squared diagonal of the hull around both; 0..1."""
+    dx = (hulls[i, 0] + hulls[i, 2] - hulls[j, 0] - hulls[j, 2]) / 2
+    dy = (hulls[i, 1] + hulls[i, 3] - hulls[j, 1] - hulls[j, 3]) / 2
+    w = max(hulls[i, 2], hulls[j, 2]) - min(hulls[i, 0], hulls[j, 0])
+    h = max(hulls[i, 3], hulls[j, 3]) - min(hulls[i, 1], hulls[j, 1])
+    diagonal = w * w + h * h
+    return (dx * dx + dy * dy) / diagonal if diagonal > 0 else 0.0
+
+
+@_compiled
+def nearest(t: F64, hulls: F64, scores: F64, group: I64, others: I64, share: float) -> F64:
+    """Greatest IoU [N] of each box with one of `others` [K] that has at least `share` of its score; 0 without one."""
+    out = np.zeros(len(t))
+    for i in range(len(t)):
+        for k in range(len(others)):
+            j = others[k]
+            if j == i or group[j] != group[i] or scores[j] < share * scores[i]:
+                continue
+            if _bound(t, hulls, i, j) > out[i] - SLACK:
+                out[i] = max(out[i], overlap(t, i, t, j))
+    return out
 
 
 @_inlined

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from tercel.core.geometry import (
     corners_to_obb,
     hull,
     obb_corners,
+    points_hull,
 )
 from tercel.core.objects import Objects
 
@@ -120,6 +122,9 @@ class Warp:
     ) -> Objects:
         """Every field of `o` on `dst`.
 
+        A box that is the hull of its labelled points (`Objects.hulled`) stays their hull; any other one becomes the
+        hull of its turned corners.
+
         Args:
             flip_index: [K], the keypoint order of the mirrored object (Schema.flip_index); required when the warp
                 mirrors objects with more than one point.
@@ -127,25 +132,30 @@ class Warp:
             clip: boxes are cut at the canvas (oriented boxes and points never are) and empty ones leave.
 
         Raises:
-            ValueError: `o` is not on `src`; a mirror without flip_index.
+            ValueError: `o` is not on `src`; a mirror without flip_index, or with that of another K.
         """
         if o.size != self.src:
             raise ValueError(f"the objects lie on a canvas {o.size}, the warp starts on {self.src}")
-        points, visible = o.points, o.visible
-        if points is not None and visible is not None:
-            points = self.points(points)
-            if self.mirrored and points.shape[1] > 1:
-                if flip_index is None:
-                    raise ValueError("a mirrored warp of keypoints needs flip_index (Schema.flip_index)")
-                points, visible = points[:, flip_index], visible[:, flip_index]
+        points, visible, point_scores = self._named(o, flip_index)
         obbs = None if o.obbs is None else self._obbs(o.obbs)
         heading = None if o.heading is None else self._angles(o.heading)
         box_points = obb_corners(obbs) if obbs is not None else self.points(box_corners(o.boxes))
         boxes = hull(box_points) if len(o) else o.boxes
+        if points is not None and visible is not None and not self.axis_aligned:
+            tight = o.hulled  # the hull of a turned hull would be loose
+            boxes = np.where(tight[:, None], points_hull(points, visible), boxes)
         area = None if o.area is None else o.area * np.float32(self.scale**2)
         spread = None if o.spread is None else o.spread * np.float32(self.scale)
         out = o._with(
-            self.dst, boxes=boxes, obbs=obbs, heading=heading, points=points, visible=visible, area=area, spread=spread
+            self.dst,
+            boxes=boxes,
+            obbs=obbs,
+            heading=heading,
+            points=points,
+            visible=visible,
+            point_scores=point_scores,
+            area=area,
+            spread=spread,
         )
         if not clip or not len(out):
             return out
@@ -155,6 +165,22 @@ class Warp:
         share = np.divide(kept, whole, out=np.zeros_like(kept), where=whole > 0)
         area = None if out.area is None else out.area * share
         return out.replace(boxes=cut, area=area)[stays]
+
+    def _named(
+        self, o: Objects, flip_index: NDArray[np.int64] | None
+    ) -> tuple[NDArray[Any] | None, NDArray[np.uint8] | None, NDArray[np.float32] | None]:
+        """Points, visible and point_scores of `o` on `dst`, in the order of the mirrored object where this mirrors."""
+        if o.points is None or o.visible is None:
+            return None, None, None
+        points, visible, scores = self.points(o.points), o.visible, o.point_scores
+        if not self.mirrored or points.shape[1] <= 1:
+            return points, visible, scores
+        if flip_index is None:
+            raise ValueError("a mirrored warp of keypoints needs flip_index (Schema.flip_index)")
+        if len(flip_index) != points.shape[1]:
+            raise ValueError(f"flip_index has {len(flip_index)} entries for {points.shape[1]} points")
+        scores = None if scores is None else scores[:, flip_index]
+        return points[:, flip_index], visible[:, flip_index], scores
 
     def _obbs(self, obbs: NDArray[np.float32]) -> NDArray[np.float32]:
         if not len(obbs):

@@ -1,6 +1,6 @@
 """What all readers of predictions share: pictures found by name, bad numbers refused, rows grouped, doubts counted.
 
-Shape legend: N detections.
+Shape legend: N detections; K named points of a detection.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercel.core.finding import Ledger, Severity, TercelError
-from tercel.core.geometry import canonical_obb, obb_hull
+from tercel.core.geometry import canonical_obb, obb_hull, points_hull
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset
 from tercel.data.formats import common
@@ -68,6 +68,7 @@ class Detections:
         labels: i64 [N] class ids of the truth. scores: f64 [N]. where: "file:line" of row i.
         boxes: f64 [N,4] x1 y1 x2 y2 px; not looked at beside obbs.
         obbs: f64 [N,5] cx cy length width theta, or None. heading f64 [N], headed bool [N], or None.
+        points: f64 [N,K,2] px, or None. point_scores: f64 [N,K], or None where nothing is said of single points.
     """
 
     owner: NDArray[np.int64]
@@ -78,6 +79,8 @@ class Detections:
     obbs: NDArray[np.float64] | None = None
     heading: NDArray[np.float64] | None = None
     headed: NDArray[np.bool_] | None = None
+    points: NDArray[np.float64] | None = None
+    point_scores: NDArray[np.float64] | None = None
 
 
 def grouped(truth: Dataset, d: Detections) -> dict[str, Objects]:
@@ -88,8 +91,9 @@ def grouped(truth: Dataset, d: Detections) -> dict[str, Objects]:
     """
     place = d.boxes if d.obbs is None else d.obbs
     extent = d.boxes[:, 2:] - d.boxes[:, :2] if d.obbs is None else d.obbs[:, 2:4]
+    finite = True if d.points is None else np.isfinite(d.points).all(axis=(1, 2))
     for bad, what, remedy in (
-        (~(np.isfinite(place).all(axis=1) & np.isfinite(d.scores)), "a number that is NaN or infinite", _FIND),
+        (~(np.isfinite(place).all(axis=1) & np.isfinite(d.scores) & finite), "a number that is NaN or infinite", _FIND),
         (
             (extent < 0).any(axis=1),
             "a negative width or height",
@@ -110,6 +114,8 @@ def grouped(truth: Dataset, d: Detections) -> dict[str, Objects]:
         columns |= _oriented(d.obbs[known])
         if d.heading is not None and d.headed is not None:
             columns |= {"heading": d.heading[known].astype(np.float32), "headed": d.headed[known]}
+    if d.points is not None:
+        columns |= _pointed(d.points[known], None if d.point_scores is None else d.point_scores[known])
     objects = common.group(columns, d.owner[known], [r.size for r in truth.records])
     return {r.id: o for r, o in zip(truth.records, objects, strict=True)}
 
@@ -122,6 +128,23 @@ def _oriented(obbs: NDArray[Any]) -> dict[str, NDArray[Any]]:
     ours = canonical_obb(obbs.astype(np.float32))
     sides = ours[:, 2:4].astype(np.float64)
     return {"obbs": ours, "boxes": obb_hull(ours), "area": (sides[:, 0] * sides[:, 1]).astype(np.float32)}
+
+
+def _pointed(points: NDArray[np.float64], scores: NDArray[np.float64] | None) -> dict[str, NDArray[Any]]:
+    """Columns of points that are all predicted: visible (2) where that is likelier than not, or where none says so."""
+    columns: dict[str, NDArray[Any]] = {"points": points.astype(np.float32), "visible": visible_of(points, scores)}
+    return columns if scores is None else columns | {"point_scores": scores.astype(np.float32)}
+
+
+def visible_of(points: NDArray[Any], scores: NDArray[Any] | None) -> NDArray[np.uint8]:
+    """`visible` u8 [N,K] of predicted points [N,K,2]: 2 where the score is above a half or there is none, else 1."""
+    seen = np.ones(points.shape[:2], np.bool_) if scores is None else scores > 0.5
+    return np.where(seen, 2, 1).astype(np.uint8)
+
+
+def all_hull(points: NDArray[Any]) -> NDArray[Any]:
+    """The boxes [N,4] around all of points [N,K,2]: those of detections that have points only."""
+    return points_hull(points, np.ones(points.shape[:2], np.uint8))
 
 
 def derived(o: Objects) -> Objects:
@@ -137,7 +160,7 @@ def doubts(found: Iterable[tuple[str, Objects]], path: Path, ledger: Ledger) -> 
     owner = np.repeat(np.arange(len(parts)), [len(o) for _, o in parts])
     labels = np.concatenate([o.labels for _, o in parts])
     scores = np.concatenate([o.scores for _, o in parts if o.scores is not None])
-    places = [o.boxes if o.obbs is None else o.obbs for _, o in parts]
+    places = [_place(o) for _, o in parts]
     width = max(p.shape[1] for p in places)
     place = np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1]))) for p in places]).astype(np.float32)
     if len(scores) >= ENOUGH and (scores == scores[0]).all():
@@ -147,6 +170,11 @@ def doubts(found: Iterable[tuple[str, Objects]], path: Path, ledger: Ledger) -> 
     for i in _repeats(rows).tolist():
         message = "detections of one class on exactly the same spot: all but one count as false positives"
         ledger.add("predictions.duplicate", Severity.WARNING, message, f"{path}: {parts[owner[i]][0]}")
+
+
+def _place(o: Objects) -> NDArray[np.float32]:
+    """What says where N detections are, f32 [N,F]: points, oriented boxes or boxes."""
+    return o.points.reshape(len(o), -1) if o.points is not None else o.boxes if o.obbs is None else o.obbs
 
 
 def _repeats(rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,13 +1,13 @@
 """Prediction files: Tercel's own preds.jsonl, and those of others, told apart by their content.
 
 preds.jsonl: a header line {"format": "tercel-predictions", "version": 1, "task", "classes", "source"}, then one line
-per picture with its id and the columns of its Objects. Also read: COCO result lists, whose results have a `bbox`, or an
-`obb` or `corners` (tercel.data.formats.obb_json), and folders of text (tercel.data.prediction_texts).
+per picture with its id and the columns of its Objects. Predictions of points name them in the header, "keypoints"; a
+line may leave out `boxes` (then they are the hulls of the points) and `visible`. Also read: COCO result lists
+(tercel.data.prediction_lists) and folders of text (tercel.data.prediction_texts).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tercel.core.files import read_json, write_atomic
+from tercel.core.files import write_atomic
 from tercel.core.finding import Ledger, Severity, TercelError
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset
-from tercel.data.formats import common, obb_json, odm
-from tercel.data.prediction_rows import UNKNOWN, Detections, Lookup, derived, doubts, grouped
+from tercel.data.formats import common, odm
+from tercel.data.prediction_lists import read_results
+from tercel.data.prediction_rows import Lookup, all_hull, derived, doubts, visible_of
 from tercel.data.prediction_texts import read_texts
 
 FORMAT = "tercel-predictions"
@@ -41,15 +42,24 @@ def write_predictions(
     task: str = "boxes",
     source: str = "",
     replace: bool = False,
+    keypoints: Sequence[str] = (),
 ) -> None:
-    """Write preds.jsonl, atomically. `source` says what was predicted on.
+    """Write preds.jsonl, atomically. `source` says what was predicted on, `keypoints` names the points of objects.
 
     Raises:
         TercelError: the file exists and `replace` is False, an id that occurs twice, objects without scores.
     """
     if path.exists() and not replace:
         raise TercelError(f"{path} exists already", "choose another name")
-    header = {"format": FORMAT, "version": VERSION, "task": task, "classes": list(classes), "source": source}
+    header: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "task": task,
+        "classes": list(classes),
+        "source": source,
+    }
+    if keypoints:
+        header["keypoints"] = list(keypoints)
     lines = [json.dumps(header, ensure_ascii=False)]
     seen: set[str] = set()
     for id_, o in items:
@@ -99,7 +109,7 @@ def _read(path: Path, truth: Dataset, ledger: Ledger, corners: bool) -> dict[str
     with open(path, "rb") as f:
         head = f.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
     if head.startswith(b"["):
-        return _read_coco(path, truth, ledger)
+        return read_results(path, truth, ledger)
     if head.startswith(b"{") and FORMAT.encode() in head.split(b"\n", 1)[0]:
         return _read_jsonl(path, truth, ledger)
     hint = "this looks like truth: give it as --truth" if b'"images"' in head else f"predictions are {_LOOKS_LIKE}"
@@ -120,6 +130,7 @@ def _read_jsonl(path: Path, truth: Dataset, ledger: Ledger) -> dict[str, Objects
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise TercelError(f"{path}:1: the header lists no classes", "write it with write_predictions")
     table = _class_table(names, truth.schema.classes)
+    order = _point_order(path, header.get("keypoints"), truth, ledger)
     lookup, found, first = Lookup(truth), {}, ""
     for n, line in enumerate(lines[1:], 2):
         if not line.strip():
@@ -136,7 +147,7 @@ def _read_jsonl(path: Path, truth: Dataset, ledger: Ledger) -> dict[str, Objects
         if record.id in found:
             raise TercelError(f"{where}: a second line for {entry['id']!r}", "one line per picture")
         try:
-            o = _objects(entry)
+            o = _objects(entry, order)
             labels = table[o.labels]
         except (KeyError, IndexError, TypeError, ValueError) as e:
             raise TercelError(f"{where}: {e}", "correct the line") from e
@@ -160,16 +171,60 @@ def _of_one_kind(path: Path, found: dict[str, Objects], truth: Dataset) -> dict[
     filled = {id_: o for id_, o in found.items() if len(o)}
     like = next(iter(filled.values()), next(iter(found.values()), _nothing((1, 1))))
     for id_, o in filled.items():
-        if (o.obbs is None) != (like.obbs is None):
+        if (o.obbs is None) != (like.obbs is None) or (o.points is None) != (like.points is None):
             raise TercelError(f"{path}: {id_!r} has boxes of another kind than the others", "predict it again")
+        if o.points is not None and like.points is not None and o.points.shape[1] != like.points.shape[1]:
+            what = f"{o.points.shape[1]} points per object, the others {like.points.shape[1]}"
+            raise TercelError(f"{path}: {id_!r} has {what}", "predict it again")
     return {r.id: filled[r.id] if r.id in filled else Objects.empty(r.size, like) for r in truth.records}
 
 
-def _objects(entry: dict[str, Any]) -> Objects:
-    """The line's columns; with `obbs`, boxes may be left out: they follow from them."""
+def _objects(entry: dict[str, Any], order: Sequence[int] | None) -> Objects:
+    """The line's columns; with `obbs` or `points`, boxes may be left out: they follow from them.
+
+    Args:
+        order: index [K] of the file's points in the order of the truth, or None where the truth has none.
+    """
+    n = len(entry["labels"])
     if "obbs" in entry and "boxes" not in entry:
-        entry = {**entry, "boxes": np.zeros((len(entry["labels"]), 4)).tolist()}
+        entry = {**entry, "boxes": np.zeros((n, 4)).tolist()}
+    if "points" in entry and n:
+        points = np.asarray(entry["points"], np.float32)
+        if points.ndim != 3 or points.shape[::2] != (n, 2) or (order is not None and points.shape[1] != len(order)):
+            k = "K" if order is None else f"{len(order)}"
+            raise ValueError(f"points has shape [{n},{k},2], not {list(points.shape)}")
+        scores = np.asarray(entry["point_scores"], np.float32) if "point_scores" in entry else None
+        found = {"boxes": all_hull(points).tolist(), "visible": visible_of(points, scores).tolist()}
+        o = derived(Objects.from_json(found | entry))
+        return o if order is None else _ordered(o, order)
     return derived(Objects.from_json(entry))
+
+
+def _ordered(o: Objects, order: Sequence[int]) -> Objects:
+    index = list(order)
+    if o.points is None or o.visible is None or index == list(range(len(index))):
+        return o
+    scores = None if o.point_scores is None else o.point_scores[:, index]
+    return o.replace(points=o.points[:, index], visible=o.visible[:, index], point_scores=scores)
+
+
+def _point_order(path: Path, names: Any, truth: Dataset, ledger: Ledger) -> list[int] | None:
+    """Where each point of the truth stands in the file whose header lists `names` (None: it does not say)."""
+    ours = list(truth.schema.keypoints)
+    if not ours or names is None:
+        return list(range(len(ours))) if ours else None
+    if not isinstance(names, list) or len(names) != len(ours):
+        given = f"{len(names)} points" if isinstance(names, list) else "keypoints that are no list"
+        raise TercelError(
+            f"{path}:1: the header lists {given}, the truth has {len(ours)} ({', '.join(ours[:8])})",
+            "predict with a model of this skeleton",
+        )
+    if sorted(map(str, names)) == sorted(ours):
+        return [names.index(n) for n in ours]
+    message = "the points have other names than those of the truth, and were taken in their order"
+    pair = next((a, b) for a, b in zip(names, ours, strict=True) if a != b)
+    ledger.add("predictions.point_names", Severity.WARNING, message, f"{path}: {pair[0]} for {pair[1]}")
+    return list(range(len(ours)))
 
 
 def _json_line(path: Path, n: int, line: str) -> dict[str, Any]:
@@ -192,68 +247,3 @@ def _class_table(names: Sequence[str], classes: Sequence[str]) -> NDArray[np.int
 
 def _nothing(size: tuple[int, int]) -> Objects:
     return Objects(size, np.zeros(0, np.int64), np.zeros((0, 4), np.float32), scores=np.zeros(0, np.float32))
-
-
-# -- COCO result lists --------------------------------------------------------------------------------------------
-
-
-def _read_coco(path: Path, truth: Dataset, ledger: Ledger) -> dict[str, Objects]:
-    with common.collector_paused():
-        results = read_json(path)
-
-    def where(i: int) -> str:
-        return f"{path}[{i}] (image_id {results[i].get('image_id')!r})"
-
-    lookup, classes = Lookup(truth), _category_table(truth, ledger)
-    try:
-        oriented = obb_json.is_oriented(results)
-        names = [r["image_id"] for r in results]
-        owner = np.array([lookup.index.get(n, -1) for n in names], np.int64)
-        labels = np.array([classes.get(r["category_id"], -1) for r in results], np.int64)
-        scores = np.array([r["score"] for r in results], np.float64)
-        xywh = np.zeros((len(results), 4)) if oriented else np.array([r["bbox"] for r in results], np.float64)
-        if len(results) and xywh.shape != (len(results), 4):
-            raise ValueError
-        xywh = xywh.reshape(-1, 4)
-    except (KeyError, TypeError, ValueError) as e:
-        raise _first_bad(path, results) from e
-    for i in np.flatnonzero(owner < 0).tolist():
-        ledger.add("predictions.unknown_picture", Severity.WARNING, UNKNOWN, where(i))
-    if len(owner) and (owner < 0).all():
-        raise lookup.none_match(path, names[0])
-    for i in np.flatnonzero((labels < 0) & (owner >= 0))[:1].tolist():
-        raise common.unknown_class(where(i), results[i]["category_id"], [f"{c}" for c in classes])
-    boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    d = Detections(owner=owner, labels=labels, scores=scores, boxes=boxes, where=where)
-    if oriented:
-        heading, headed = obb_json.read_headings(results)
-        obbs = obb_json.read_obbs(results, where, ledger)
-        d = dataclasses.replace(d, obbs=obbs, heading=heading, headed=headed)
-    return grouped(truth, d)
-
-
-def _first_bad(path: Path, results: Any) -> TercelError:
-    keys: tuple[str, ...] = ("image_id", "category_id", "bbox", "score")
-    if all(isinstance(r, dict) for r in results) and obb_json.is_oriented(results):
-        keys = ("image_id", "category_id", "score")
-    for i, r in enumerate(results):
-        if not isinstance(r, dict):
-            return TercelError(f"{path}[{i}]: not a JSON object", "a result has image_id, category_id, bbox and score")
-        for key in keys:
-            if key not in r:
-                return TercelError(f"{path}[{i}]: has no {key!r}", "a result has image_id, category_id, bbox and score")
-        numbers = r["bbox"] if isinstance(r.get("bbox"), list) else []
-        if len(numbers) != 4 * ("bbox" in keys) or not all(isinstance(x, int | float) for x in [*numbers, r["score"]]):
-            return TercelError(f"{path}[{i}]: bbox is x y width height and score a number", "correct the result")
-        if not isinstance(r["image_id"], int | str) or not isinstance(r["category_id"], int):
-            return TercelError(f"{path}[{i}]: image_id and category_id are ids", "correct the result")
-    return TercelError(f"{path}: not a COCO result list", f"predictions are {_LOOKS_LIKE}")
-
-
-def _category_table(truth: Dataset, ledger: Ledger) -> dict[int, int]:
-    ids = truth.schema.category_ids
-    if not ids:
-        ids = tuple(range(1, len(truth.schema.classes) + 1))
-        message = "the truth has no category ids: 1..C in the order of its classes were assumed for the results"
-        ledger.add("predictions.category_ids", Severity.INFO, message, truth.source)
-    return {c: i for i, c in enumerate(ids)}

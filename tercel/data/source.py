@@ -157,7 +157,7 @@ def convert(
 
 
 def _lost(before: Sequence[Objects], after: Sequence[Objects], to: str) -> Iterator[Finding]:
-    """What oriented boxes lose in formats without angles or headings."""
+    """What oriented boxes lose in formats without angles or headings, and animals in formats without points."""
     angles = sum(len(o) for o in before if o.obbs is not None) - sum(len(o) for o in after if o.obbs is not None)
     if angles:
         message = f"oriented boxes became the upright boxes around them: {to} has no place for angles"
@@ -166,6 +166,10 @@ def _lost(before: Sequence[Objects], after: Sequence[Objects], to: str) -> Itera
     if headed[0] > headed[1]:
         message = f"headings were left out: {to} has no place for them"
         yield Finding("convert.headings", Severity.WARNING, message, headed[0] - headed[1])
+    points = [sum(int((o.visible > 0).sum()) for o in part if o.visible is not None) for part in (before, after)]
+    if points[0] > points[1]:
+        message = f"labelled points were left out: {to} has no place for them"
+        yield Finding("convert.points", Severity.WARNING, message, points[0] - points[1])
 
 
 # -- recognition --------------------------------------------------------------------------------------------------

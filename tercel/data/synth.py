@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,14 +153,14 @@ def random_shape(rng: np.random.Generator, name: str, centre: tuple[float, float
 # -- pixels -----------------------------------------------------------------------------------------------------
 
 
-def _palette(rng: np.random.Generator, value: tuple[float, float], saturation: tuple[float, float]) -> Floats:
+def palette(rng: np.random.Generator, value: tuple[float, float], saturation: tuple[float, float]) -> Floats:
     """A random RGB colour [3] in 0..255 of the given ranges of HSV value and saturation."""
     h, s, v = rng.uniform(0, 6), rng.uniform(*saturation), rng.uniform(*value)
     k = (np.array([5.0, 3.0, 1.0]) + h) % 6
     return np.asarray(255 * v * (1 - s * np.clip(np.minimum(k, 4 - k), 0, 1)))
 
 
-def _clouds(rng: np.random.Generator, size: tuple[int, int], grain: int) -> NDArray[np.float32]:
+def clouds(rng: np.random.Generator, size: tuple[int, int], grain: int) -> NDArray[np.float32]:
     """Smooth noise [H,W] of about -1..1 whose features are about `grain` px wide."""
     import cv2
 
@@ -173,13 +174,13 @@ def background(rng: np.random.Generator, size: tuple[int, int], clutter: float) 
     import cv2
 
     h, w = size
-    a, b = _palette(rng, (0.25, 0.85), (0.05, 0.4)), _palette(rng, (0.25, 0.85), (0.05, 0.4))
+    a, b = palette(rng, (0.25, 0.85), (0.05, 0.4)), palette(rng, (0.25, 0.85), (0.05, 0.4))
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[0:h, 0:w].astype(np.float32)
     ramp = (x / w - 0.5) * np.cos(angle) + (y / h - 0.5) * np.sin(angle) + 0.5
-    ramp = np.clip(ramp + 0.15 * _clouds(rng, size, 80), 0, 1)
+    ramp = np.clip(ramp + 0.15 * clouds(rng, size, 80), 0, 1)
     image = np.ascontiguousarray((a + (b - a) * ramp[..., None]).astype(np.float32))
-    image += (rng.uniform(2, 14) * _clouds(rng, size, 16))[..., None]
+    image += (rng.uniform(2, 14) * clouds(rng, size, 16))[..., None]
     mean = image.mean((0, 1))
     for _ in range(rng.poisson(14 * clutter)):
         colour = (mean + rng.normal(0, 28, 3)).tolist()
@@ -198,11 +199,11 @@ def paint_shape(rng: np.random.Generator, image: NDArray[np.float32], shape: Sha
     if not share.size:
         return
     under = image[rows, columns]
-    colour = _palette(rng, (0.2, 1.0), (0.35, 0.95))
+    colour = palette(rng, (0.2, 1.0), (0.35, 0.95))
     for _ in range(8):  # a shape that nobody could see would be a wrong label
         if np.abs(colour - under.mean((0, 1))).max() > 70:
             break
-        colour = _palette(rng, (0.1, 1.0), (0.35, 0.95))
+        colour = palette(rng, (0.1, 1.0), (0.35, 0.95))
     x1, y1, x2, y2 = shape.box
     y, x = np.mgrid[rows, columns].astype(np.float32) + 0.5
     u, v = (x - x1) / (x2 - x1) - 0.5, (y - y1) / (y2 - y1) - 0.5
@@ -213,6 +214,13 @@ def paint_shape(rng: np.random.Generator, image: NDArray[np.float32], shape: Sha
     fill = colour.astype(np.float32) * light[..., None].astype(np.float32)
     fill += rng.normal(0, rng.uniform(0, 8), share.shape).astype(np.float32)[..., None]
     under += share[..., None] * (np.clip(fill, 0, 255) - under)
+
+
+def blend(image: NDArray[np.float32], corners: Floats, value: float | Floats, share: float = 1.0) -> None:
+    """Paint the polygon `corners` [P,2] on `image` f32 [H,W,C] in place: the colour `value` (C) weighs `share`."""
+    covered, (rows, columns) = Shape("", (corners,)).coverage(image.shape[:2])
+    under = image[rows, columns]
+    under += share * covered[..., None] * (np.asarray(value, np.float32) - under)
 
 
 def finish(rng: np.random.Generator, image: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -362,11 +370,33 @@ def write_all(
         write: (folder, split, name, scene) writes one picture and its label; `conclude` what the whole folder needs.
     """
     counts = split_counts(recipe["n"], recipe["splits"])
+    with fresh_folder(out, recipe) as work:
+        if work is None:
+            return
+        index = 0
+        for split, count in counts.items():
+            for _ in range(count):
+                scene = draw(np.random.default_rng([recipe["seed"], index]))
+                write(work, split, f"{index:05d}", scene)
+                index += 1
+        conclude(work)
+
+
+@contextmanager
+def fresh_folder(out: Path, recipe: Mapping[str, Any]) -> Iterator[Path | None]:
+    """A temporary folder beside `out` to be filled, renamed to `out` at the end and removed after any error.
+
+    Yields None where `out` holds already what the same recipe made.
+
+    Raises:
+        TercelError: `out` is a file or holds something else, or nothing can be written there.
+    """
     if out.exists() and not out.is_dir():
         raise TercelError(f"{out} is a file", "choose another folder")
     if out.is_dir() and any(out.iterdir()):
         marker = out / MARKER
         if marker.is_file() and read_json(marker) == recipe:
+            yield None
             return
         raise TercelError(f"{out} is not empty and holds another data set", "choose another folder or remove it")
     try:
@@ -375,13 +405,7 @@ def write_all(
     except OSError as e:
         raise TercelError(f"cannot write {out}: {e.strerror or e}", "choose another folder") from e
     try:
-        index = 0
-        for split, count in counts.items():
-            for _ in range(count):
-                scene = draw(np.random.default_rng([recipe["seed"], index]))
-                write(work, split, f"{index:05d}", scene)
-                index += 1
-        conclude(work)
+        yield work
         write_json(work / MARKER, recipe)
         work.chmod(0o755)
         if out.is_dir():

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tercel.core.geometry import canonical_obb, obb_corners, obb_hull
 from tercel.core.objects import Objects
 from tercel.core.rotated import obb_iou
-from tercel.data.synth import Floats, Scene, Shape, background, finish, write_all, write_picture
+from tercel.data.synth import Floats, Scene, background, blend, finish, write_all, write_picture
 
 VERSION = 1
 METRES: Mapping[str, tuple[tuple[float, float], tuple[float, float]]] = {  # lengths, widths
@@ -128,11 +128,11 @@ def _paint(rng: np.random.Generator, image: NDArray[np.float32], obb: Floats, ki
         local = np.array(cut) * obb[2:4] / 2
         c, s = np.cos(obb[4]), np.sin(obb[4])
         corners = local @ np.array([[c, s], [-s, c]]) + obb[:2]
-        _blend(image, corners, value, share)
+        blend(image, corners, value, share)
 
     shade = obb.copy()
     shade[:2] += 0.25 * obb[3] * np.array([0.8, 0.6])
-    _blend(image, obb_corners(shade[None])[0], 0.0, 0.35)
+    blend(image, obb_corners(shade[None])[0], 0.0, 0.35)
     colour = rng.choice([40, 90, 190, 235]) + rng.normal(0, 8, 3) if rng.random() < 0.7 else rng.uniform(40, 230, 3)
     ground = float(image[int(obb[1]), int(obb[0])].mean())
     if abs(float(colour.mean()) - ground) < 30:  # who cannot be seen would be a wrong label
@@ -149,12 +149,6 @@ def _paint(rng: np.random.Generator, image: NDArray[np.float32], obb: Floats, ki
         part(0.88, 0.97, -0.9, 0.9, glass)
         for x in np.linspace(-0.8, 0.6, 5):
             part(x, x + 0.08, -0.5, 0.5, 0.8 * colour)
-
-
-def _blend(image: NDArray[np.float32], corners: Floats, value: float | Floats, share: float) -> None:
-    covered, (rows, columns) = Shape("", (corners,)).coverage(image.shape[:2])
-    under = image[rows, columns]
-    under += share * covered[..., None] * (np.asarray(value, np.float32) - under)
 
 
 def make_vehicles(

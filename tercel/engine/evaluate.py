@@ -18,8 +18,10 @@ from tercel.core.record import Dataset
 from tercel.core.warp import Warp
 from tercel.data.loader import Loader
 from tercel.engine.device import Runtime
-from tercel.metrics.ap import Geometry, judge_boxes
+from tercel.metrics.ap import Kind, judge_boxes
+from tercel.metrics.keypoints import judge_keypoints
 from tercel.models.detector import Detector
+from tercel.models.suppress import suppression_findings
 
 Progress = Callable[[int, int], None]  # (done, total) pictures
 
@@ -29,6 +31,8 @@ class Report(Protocol):
 
     @property
     def scores(self) -> Sequence[Score]: ...
+    @property
+    def findings(self) -> Sequence[Finding]: ...
 
     def __getitem__(self, name: str) -> float: ...
     def to_json(self) -> dict[str, Any]: ...
@@ -65,6 +69,7 @@ def detect(
 
         return detect_tiled(model, loader, settings, runtime, progress)
     ledger = Ledger()
+    ledger.extend(suppression_findings(settings, model.head))
     found: dict[str, Objects] = {}
     was_training = model.training
     model.eval()
@@ -97,6 +102,8 @@ def unwarp(objects: Objects, warp: Warp) -> Objects:
         return out[(b[:, 2] > 0) & (b[:, 3] > 0) & (b[:, 0] < w) & (b[:, 1] < h)]
     boxes = clip_boxes(out.boxes, out.size)
     solid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) if len(out) else np.zeros(0, bool)
+    if out.points is not None:  # the hull of a single point has no extent, and is no reason to lose the point
+        solid |= (out.boxes[:, 2:] <= out.boxes[:, :2]).any(axis=1)
     return out.replace(boxes=boxes)[solid]
 
 
@@ -111,22 +118,24 @@ def judge(
     settings: Settings,
     findings: Iterable[Finding] = (),
     resamples: int | None = None,
-    geometry: Geometry = "boxes",
+    geometry: Kind = "boxes",
 ) -> Evaluation:
-    """Scores of detections against the truth; `resamples` 0 leaves the intervals out."""
+    """Scores of detections against the truth, or of points; `resamples` 0 leaves the intervals out."""
     tiled = settings.tiles.on or settings.views.on
     cap = max(settings.max_detections, settings.tiles.max_detections if tiled else 0)
-    report = judge_boxes(
-        [r.objects for r in dataset.records],
-        [found[r.id] for r in dataset.records],
-        dataset.schema.classes,
-        max_detections=(1, 10, max(100, cap)),
-        resamples=settings.resamples if resamples is None else resamples,
-        ids=[r.id for r in dataset.records],
-        geometry=geometry,
-        groups=[r.group for r in dataset.records],
-    )
     ids = tuple(r.id for r in dataset.records)
+    sides = [r.objects for r in dataset.records], [found[i] for i in ids]
+    options: dict[str, Any] = {
+        "resamples": settings.resamples if resamples is None else resamples,
+        "ids": ids,
+        "groups": [r.group for r in dataset.records],
+    }
+    report: Report
+    if geometry == "keypoints":
+        report = judge_keypoints(*sides, dataset.schema, max_detections=tuple(sorted({20, max(20, cap)})), **options)
+    else:
+        caps = (1, 10, max(100, cap))
+        report = judge_boxes(*sides, dataset.schema.classes, max_detections=caps, geometry=geometry, **options)
     return Evaluation(ids, tuple(found[i] for i in ids), report, (*findings, *report.findings))
 
 
@@ -136,12 +145,12 @@ def encode_ceiling(recipe: Recipe, dataset: Dataset, model_head: Any, suppress: 
     It needs no training and exposes half-cell shifts, swapped axes, wrong class offsets and boxes that no prior can
     express. `suppress=False` takes the suppression out, to tell the coder's share from the suppression's.
     """
-    settings = recipe.evaluate if suppress else replace(recipe.evaluate, suppress_iou=1.0)
+    settings = recipe.evaluate if suppress else replace(recipe.evaluate, suppress="none")
     found = {}
     for r in dataset.records:
         warp = Warp.letterbox(r.size, recipe.data.size)
         targets = model_head.encode([warp.objects(r.objects, dataset.schema.flip_index)])
         decoded, _ = model_head.decode(model_head.ideal(targets, recipe.data.size), settings)
         found[r.id] = unwarp(decoded[0], warp)
-    geometry: Geometry = "oriented" if recipe.task == "oriented" else "boxes"
+    geometry: Kind = recipe.task if recipe.task in ("oriented", "keypoints") else "boxes"
     return judge(dataset, found, settings, resamples=0, geometry=geometry)

@@ -29,6 +29,7 @@ from tercel.engine.device import Runtime
 from tercel.engine.evaluate import Progress, unwarp
 from tercel.engine.oriented_from_boxes import angles, from_boxes
 from tercel.models.detector import Detector
+from tercel.models.suppress import suppression_findings
 
 Pixels = NDArray[np.uint8]
 Detect = Callable[[list[Pixels]], list[Objects]]  # pictures u8 [H,W,3] of the network's size, detections on each
@@ -270,6 +271,7 @@ def detect_tiled(
     Of the loader its records, its pictures and its canvas are used, one picture at a time.
     """
     ledger, found, net = Ledger(), {}, loader.data.size
+    ledger.extend(suppression_findings(settings, model.head))
     was_training = model.training
     network = Network(model, settings, runtime, ledger)
     for record in loader.dataset.records[loader.rank :: loader.world]:

@@ -7,18 +7,16 @@ protocol are hotcoco's to the last bit; those of oriented boxes and of other rul
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tercel.core.finding import Finding, Score, Severity, TercelError
 from tercel.core.objects import Objects
+from tercel.metrics.ap_scores import class_scores, operating_point, overall_scores
 from tercel.metrics.breakdown import (
-    at,
     best_f1,
     class_rows,
     curve_rows,
@@ -37,13 +35,12 @@ from tercel.metrics.stats import (
     Array,
     Interpolation,
     Resampled,
-    interval,
-    mean_over_classes,
     picture_weights,
     resample,
 )
 
 Geometry = Literal["boxes", "oriented"]
+Kind = Geometry | Literal["keypoints"]
 
 MAX_DETECTIONS = (1, 10, 100)
 
@@ -146,26 +143,20 @@ def judge_boxes(
             occur twice, caps or thresholds that do not rise, objects without oriented boxes where these are judged.
         AssertionError: the numbers contradict each other; a bug of ours, please report it.
     """
-    _check_options(max_detections, ious, interpolation, resamples, geometry, matching)
-    names = _check_pictures(truth, predictions, classes, ids)
-    if geometry == "oriented":
-        _check_oriented(names, truth, predictions)
-    parts = {"source": sources, "group": groups}
-    for kind, part in parts.items():
-        if part is not None and len(part) != len(names):
-            raise TercelError(f"{len(part)} {kind}s for {len(names)} pictures", f"name the {kind} of every picture")
-    order = sorted(range(len(names)), key=_natural(names).__getitem__) if ids is not None else list(range(len(names)))
-    job = _Job(
-        geometry, matching, tuple(ious), tuple(int(c) for c in max_detections), interpolation, resamples, seed,
-        tuple(classes), tuple(names[i] for i in order), tuple(truth[i].size for i in order),
-        {kind: [part[i] for i in order] for kind, part in parts.items() if part is not None},
+    if geometry not in ("boxes", "oriented"):
+        raise TercelError(f"geometry {geometry!r} is neither boxes nor oriented", "choose one of them")
+    job, truth, predictions = prepare(
+        truth, predictions, classes, geometry=geometry, matching=matching, ious=ious, caps=max_detections,
+        interpolation=interpolation, resamples=resamples, seed=seed, ids=ids, sources=sources, groups=groups,
     )  # fmt: skip
-    all_truth, all_pred = Pool.of([truth[i] for i in order]), Pool.of([predictions[i] for i in order])
+    if geometry == "oriented":
+        _check_oriented(job.names, truth, predictions)
+    all_truth, all_pred = Pool.of(truth), Pool.of(predictions)
     hulls = all_truth.hulls(), all_pred.hulls()
     if geometry == "oriented":
         beside = replace(job, geometry="boxes", resamples=0, parts={})
-        return replace(_judge(all_truth, all_pred, job), hulls=_judge(*hulls, beside))
-    report = _judge(*hulls, job)
+        return replace(judge_pools(all_truth, all_pred, job), hulls=judge_pools(*hulls, beside))
+    report = judge_pools(*hulls, job)
     if all_truth.obbs is not None or all_pred.obbs is not None:
         message = "these are scores of axis-aligned hulls, not of the oriented boxes that the files hold"
         report.findings.append(Finding("score.hulls", Severity.WARNING, message))
@@ -173,10 +164,10 @@ def judge_boxes(
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """What to compute, and of which pictures: names, (H, W) of each, and the parts they form."""
 
-    geometry: Geometry
+    geometry: Kind
     matching: Rule
     ious: tuple[float, ...]
     caps: tuple[int, ...]
@@ -187,6 +178,7 @@ class _Job:
     names: tuple[str, ...]
     canvases: tuple[tuple[int, int], ...]
     parts: Mapping[str, Sequence[str]]
+    sizes: Mapping[str, tuple[float, float]] = field(default_factory=lambda: SIZES)
 
     def rule(self) -> dict[str, Any]:
         return {
@@ -196,25 +188,65 @@ class _Job:
             "ious": list(self.ious),
             "max_detections": list(self.caps),
             "interpolation": self.interpolation,
-            "sizes_px2": {k: list(v) for k, v in SIZES.items()},
+            "sizes_px2": {k: list(v) for k, v in self.sizes.items()},
             "resamples": self.resamples,
             "seed": self.seed,
             "pictures": len(self.names),
         }
 
 
-def _judge(truth: Pool, pred: Pool, job: _Job) -> BoxReport:
-    """All numbers of one geometry; oriented where the pools hold oriented boxes."""
+def prepare(
+    truth: Sequence[Objects],
+    predictions: Sequence[Objects],
+    classes: Sequence[str],
+    *,
+    geometry: Kind,
+    matching: Rule,
+    ious: Sequence[float],
+    caps: Sequence[int],
+    interpolation: Interpolation,
+    resamples: int,
+    seed: int,
+    ids: Sequence[str] | None,
+    sources: Sequence[str] | None,
+    groups: Sequence[str] | None,
+    sizes: Mapping[str, tuple[float, float]] = SIZES,
+) -> tuple[Job, list[Objects], list[Objects]]:
+    """The job, and both sides in the order of the ids, once everything fits together.
+
+    Args:
+        sizes: bins of the truths' areas in px^2. The others as in `judge_boxes`.
+
+    Raises:
+        TercelError: as `judge_boxes`.
+    """
+    _check_options(caps, ious, interpolation, resamples, matching, len(sizes))
+    names = _check_pictures(truth, predictions, classes, ids)
+    parts = {"source": sources, "group": groups}
+    for kind, part in parts.items():
+        if part is not None and len(part) != len(names):
+            raise TercelError(f"{len(part)} {kind}s for {len(names)} pictures", f"name the {kind} of every picture")
+    order = sorted(range(len(names)), key=_natural(names).__getitem__) if ids is not None else list(range(len(names)))
+    job = Job(
+        geometry, matching, tuple(ious), tuple(int(c) for c in caps), interpolation, resamples, seed,
+        tuple(classes), tuple(names[i] for i in order), tuple(truth[i].size for i in order),
+        {kind: [part[i] for i in order] for kind, part in parts.items() if part is not None}, sizes,
+    )  # fmt: skip
+    return job, [truth[i] for i in order], [predictions[i] for i in order]
+
+
+def judge_pools(truth: Pool, pred: Pool, job: Job) -> BoxReport:
+    """All numbers of one geometry; that of points or oriented boxes where the pools hold such."""
     classes, caps, cap = job.classes, job.caps, job.caps[-1]
-    m = match_all(truth, pred, ious=job.ious, sizes=SIZES, cap=cap, rule=job.matching)
+    m = match_all(truth, pred, ious=job.ious, sizes=job.sizes, cap=cap, rule=job.matching)
     exact = job.resamples == 0 or max(len(pred), len(truth)) * 8 > EXACT
     weights = picture_weights(len(job.names), job.resamples, job.seed, np.float64 if exact else np.float32)
     sampled, precision, score_at, doubts = _numbers(truth, pred, m, weights, job)
     rows, cut = slice_rows(m, len(classes), job.parts, job.interpolation)
     best = [best_f1(m, c) for c in range(len(classes))]
-    scores = _scores(m, sampled, classes, caps) + _operating_point(m, weights)
+    scores = overall_scores(m, sampled, caps, job.geometry == "keypoints") + operating_point(m, weights)
     return BoxReport(
-        scores=scores + _class_scores(m, sampled, classes, cap),
+        scores=scores + class_scores(m, sampled, classes, cap),
         table=class_rows(m, sampled, classes, pred, best),
         thresholds=threshold_rows(m, sampled, classes),
         sizes=size_rows(m, sampled),
@@ -228,12 +260,13 @@ def _judge(truth: Pool, pred: Pool, job: _Job) -> BoxReport:
 
 
 def _numbers(
-    truth: Pool, pred: Pool, m: Matching, weights: Array, job: _Job
+    truth: Pool, pred: Pool, m: Matching, weights: Array, job: Job
 ) -> tuple[Resampled, Array, Array, list[Finding]]:
     """Scores with their draws, precision and score [T,P,C] along the curves, and where two computations differ.
 
-    Column 0 of the draws becomes the score itself in double precision: hotcoco's of axis-aligned boxes under COCO's
-    rule, our own elsewhere.
+    Column 0 of the draws becomes the score itself in double precision: hotcoco's of axis-aligned boxes and of points
+    under COCO's rule, our own elsewhere. Overlaps of boxes are the same to the last bit in both, so that a difference
+    is a bug; those of oriented boxes and the exponentials of points may round differently.
     """
     n, caps, interpolation = len(job.classes), job.caps, job.interpolation
     drawn = resample(m, n, weights, caps, interpolation)
@@ -241,15 +274,20 @@ def _numbers(
     theirs = None
     if job.matching == "coco":
         steps = 10 if interpolation == "11" else 100
-        theirs = evaluate(truth, pred, n, ious=job.ious, caps=caps, steps=steps)
-    if theirs is not None and job.geometry == "boxes":
+        theirs = evaluate(truth, pred, n, ious=job.ious, caps=caps, steps=steps, sizes=job.sizes)
+    if theirs is not None and job.geometry != "oriented":
         precision, recall, score = theirs
-        check_invariants(m, drawn, len(pred), precision if interpolation != "every" else None, recall)
+        doubts = []
+        if job.geometry == "boxes":
+            check_invariants(m, drawn, len(pred), precision if interpolation != "every" else None, recall)
+        else:
+            check_invariants(m, drawn, len(pred))
+            doubts = second_opinion(s, precision if interpolation != "every" else None, recall)
         if interpolation != "every":
             s.ap[..., 0] = np.moveaxis(precision.mean(axis=1)[..., -1], -1, 0)
         s.recall[..., 0] = np.moveaxis(recall[..., -1], -1, 0)
         s.recall_at[..., 0] = np.moveaxis(recall[:, :, 0, :], -1, 0)
-        return s, precision[..., 0, -1], score[..., 0, -1], []
+        return s, precision[..., 0, -1], score[..., 0, -1], doubts
     check_invariants(m, drawn, len(pred))
     own = resample(m, n, np.ones((pred.pictures, 1)), caps, interpolation)
     for mine, plainly in ((s.ap, own.ap), (s.recall, own.recall), (s.recall_at, own.recall_at)):
@@ -260,18 +298,16 @@ def _numbers(
 
 
 def _check_options(
-    caps: Sequence[int], ious: Sequence[float], interpolation: str, resamples: int, geometry: str, matching: str
+    caps: Sequence[int], ious: Sequence[float], interpolation: str, resamples: int, matching: str, bins: int
 ) -> None:
     if not caps or min(caps) < 1 or list(caps) != sorted(set(caps)):
         raise TercelError(f"max_detections {tuple(caps)} are not rising positive numbers", "for example (1, 10, 100)")
     if not ious or min(ious) <= 0 or max(ious) > 1 or list(ious) != sorted(set(ious)):
         raise TercelError(f"IoU thresholds {tuple(ious)} do not rise within 0..1", "for example (0.5, 0.75)")
-    if len(ious) * len(SIZES) > MOST_BITS:
-        raise TercelError(f"{len(ious)} IoU thresholds are too many", f"give at most {MOST_BITS // len(SIZES)}")
+    if len(ious) * bins > MOST_BITS:
+        raise TercelError(f"{len(ious)} IoU thresholds are too many", f"give at most {MOST_BITS // bins}")
     if interpolation not in ("101", "every", "11"):
         raise TercelError(f"interpolation {interpolation!r} is not one of 101, every, 11", "choose one of them")
-    if geometry not in ("boxes", "oriented"):
-        raise TercelError(f"geometry {geometry!r} is neither boxes nor oriented", "choose one of them")
     if matching not in ("coco", "voc"):
         raise TercelError(f"matching {matching!r} is neither coco nor voc", "choose one of them")
     if resamples < 0:
@@ -321,71 +357,3 @@ def _natural(names: Sequence[str]) -> list[Any]:
     if all(n.isascii() and n.removeprefix("-").isdigit() for n in names):
         return [(int(n), n) for n in names]
     return list(names)
-
-
-# -- scores -------------------------------------------------------------------------------------------------------
-
-
-def _score(name: str, samples: Array, n: int, spread: bool, **where: Any) -> Score:
-    """Column 0 is the value, the others are draws; no interval when the truths lie in fewer than two pictures."""
-    low, high = interval(float(samples[0]), samples[1:]) if spread else (math.nan, math.nan)
-    return Score(name, float(samples[0]), n, low, high, where)
-
-
-def _spread(m: Matching, truths: NDArray[np.bool_]) -> bool:
-    """Do these truths lie in at least two pictures? From one, resampling shows no spread."""
-    picture = m.truth.picture[truths]
-    return len(picture) > 0 and bool((picture != picture[0]).any())
-
-
-def _scores(m: Matching, s: Resampled, classes: Sequence[str], caps: Sequence[int]) -> list[Score]:
-    """AP, AP50, AP75, AP per size, AR per cap, AR per size: means over classes that have truth."""
-    with_n = [(int(c.sum()), _spread(m, c)) for c in m.countable]
-    n, spread = with_n[0]
-    ap = mean_over_classes(s.ap)  # [A,T,1+R]
-    out = [_score("AP", ap[0].mean(axis=0), n, spread)]
-    for percent in (50, 75):
-        t = at(m, percent / 100)
-        if t is not None:
-            out.append(_score(f"AP{percent}", ap[0, t], n, spread))
-    if len(m.ious) == 1 and at(m, 0.5) is None:
-        out.append(_score(f"AP{100 * m.ious[0]:g}", ap[0, 0], n, spread))
-    sizes = list(enumerate(m.sizes))[1:]
-    out += [_score(f"AP_{size}", ap[a].mean(axis=0), *with_n[a]) for a, size in sizes]
-    ar = mean_over_classes(s.recall_at).mean(axis=1)
-    out += [_score(f"AR{cap}", ar[i], n, spread) for i, cap in enumerate(caps)]
-    by_size = mean_over_classes(s.recall).mean(axis=1)
-    return out + [_score(f"AR_{size}", by_size[a], *with_n[a]) for a, size in sizes]
-
-
-def _class_scores(m: Matching, s: Resampled, classes: Sequence[str], cap: int) -> list[Score]:
-    out = []
-    for c, name in enumerate(classes):
-        truths = m.countable[0] & (m.truth.labels == c)
-        n, spread = int(truths.sum()), _spread(m, truths)
-        out.append(_score("AP", s.ap[0, :, c].mean(axis=0), n, spread, **{"class": name}))
-        for percent in (50, 75):
-            t = at(m, percent / 100)
-            if t is not None:
-                out.append(_score(f"AP{percent}", s.ap[0, t, c], n, spread, **{"class": name}))
-        out.append(_score(f"AR{cap}", s.recall[0, :, c].mean(axis=0), n, spread, **{"class": name}))
-    return out
-
-
-def _operating_point(m: Matching, weights: Array) -> list[Score]:
-    """precision, recall, F1 of all classes together where F1 is best; the draws keep that threshold."""
-    best = best_f1(m, None)
-    kept = m.pred.scores >= best["threshold"]  # NaN keeps none
-    count = lambda picture: np.bincount(picture, minlength=m.pred.pictures).astype(np.float64) @ weights  # noqa: E731
-    found = count(m.pred.picture[kept & m.hit_at_first])
-    total = count(m.pred.picture[kept & ~m.spared_at_first])
-    truths = count(m.truth.picture[m.countable[0]])
-    n, spread = int(m.countable[0].sum()), _spread(m, m.countable[0])
-    where = {"iou": m.ious[0], "threshold": best["threshold"] if kept.any() else None}
-    nan = np.full(len(found), np.nan)
-    ratios = {
-        "precision": np.divide(found, total, out=nan.copy(), where=(total > 0) & (truths > 0)),
-        "recall": np.divide(found, truths, out=nan.copy(), where=truths > 0),
-        "F1": np.divide(2 * found, total + truths, out=nan.copy(), where=(truths > 0) & (total > 0)),
-    }
-    return [_score(name, x, n, spread, **where) for name, x in ratios.items()]

@@ -31,7 +31,7 @@ def cautions(
             ledger.extend([Finding(check, severity, message, len(pictures), places)])
 
     counts = np.bincount(truth.picture, minlength=truth.pictures)
-    real = np.bincount(truth.picture[~truth.ignore], minlength=truth.pictures)
+    real = np.bincount(truth.picture[truth.counted], minlength=truth.pictures)
     about("score.no_truth", Severity.INFO, "pictures without truth: every detection there is a false positive",
           np.flatnonzero(counts == 0))  # fmt: skip
     about("score.all_ignored", Severity.INFO, "pictures whose truths are all ignored",
@@ -44,7 +44,7 @@ def cautions(
                    "no truth counts, so every score is undefined; is this the right split or class list?")  # fmt: skip
     if not len(pred):
         ledger.add("score.no_detections", Severity.WARNING, "there are no detections at all; is this the right file?")
-    for c in np.flatnonzero(np.bincount(truth.labels[~truth.ignore], minlength=len(classes)) == 0):
+    for c in np.flatnonzero(np.bincount(truth.labels[truth.counted], minlength=len(classes)) == 0):
         ledger.add("score.class_without_truth", Severity.INFO,
                    "classes without truth: their scores are undefined and left out of the means",
                    classes[int(c)])  # fmt: skip
@@ -53,8 +53,9 @@ def cautions(
           "difficult, disabled, don't care), which cost nothing when found or missed", np.unique(region))  # fmt: skip
     sides = pred.boxes[:, 2:] - pred.boxes[:, :2] if pred.obbs is None else pred.obbs[:, 2:4]
     flat = (sides <= 0).any(axis=1)
-    about("score.flat_detections", Severity.WARNING, "detections without area never match; check width and height",
-          pred.picture[flat])  # fmt: skip
+    if pred.points is None:
+        about("score.flat_detections", Severity.WARNING, "detections without area never match; check width and height",
+              pred.picture[flat])  # fmt: skip
     if len(pred):
         size = np.array(canvases, np.float64)[pred.picture]
         centre = (pred.boxes[:, :2] + pred.boxes[:, 2:]) / 2
@@ -73,7 +74,7 @@ def _caps(truth: Pool, pred: Pool, classes: Sequence[str], ids: Sequence[str], c
     out = []
     for what, pool, effect in (
         ("detections", pred, "further ones do not count"),
-        ("truths", Pool.take(truth, np.flatnonzero(~truth.ignore)), "recall cannot be judged"),
+        ("truths", Pool.take(truth, np.flatnonzero(truth.counted)), "recall cannot be judged"),
     ):
         picture, label, count = _groups(pool)
         full = np.flatnonzero(count >= cap)

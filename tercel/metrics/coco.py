@@ -5,19 +5,27 @@ Shape legend: T overlap thresholds, P recalls, C classes, A size bins, M caps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tercel.core.geometry import box_area
 from tercel.metrics.match import SIZES, Floats, Pool
 
 
 def evaluate(
-    truth: Pool, pred: Pool, classes: int, *, ious: Sequence[float], caps: Sequence[int], steps: int = 100
+    truth: Pool,
+    pred: Pool,
+    classes: int,
+    *,
+    ious: Sequence[float],
+    caps: Sequence[int],
+    steps: int = 100,
+    sizes: Mapping[str, tuple[float, float]] = SIZES,
 ) -> tuple[Floats, Floats, Floats]:
-    """Precision, recall and score arrays of the COCO protocol, size bins `SIZES`; of oriented boxes if truth has them.
+    """Precision, recall and score arrays of the COCO protocol; of points or oriented boxes if truth has them.
 
     Returns:
         precision [T,P,C,A,M] at P = steps + 1 recalls, recall [T,C,A,M], score [T,P,C,A,M] of the detection that
@@ -26,7 +34,7 @@ def evaluate(
     import hotcoco  # here, because the rest of the package starts without it
 
     grid = np.linspace(0, 1, steps + 1)
-    shape = (len(ious), len(grid), classes, len(SIZES), len(caps))
+    shape = (len(ious), len(grid), classes, len(sizes), len(caps))
     if truth.pictures == 0 or classes == 0:
         return np.full(shape, np.nan), np.full((shape[0], *shape[2:]), np.nan), np.full(shape, np.nan)
     frame = hotcoco.COCO({
@@ -35,9 +43,12 @@ def evaluate(
         "annotations": [],
     })  # fmt: skip
     gt, found = _loaded(frame, truth, pred)
-    ev = hotcoco.COCOeval(gt, found, "bbox" if truth.obbs is None else "obb")
+    kind = "keypoints" if truth.points is not None else "bbox" if truth.obbs is None else "obb"
+    ev = hotcoco.COCOeval(gt, found, kind)
+    if truth.points is not None:
+        ev.params.kpt_oks_sigmas = truth.points.sigmas.tolist()
     ev.params.max_dets, ev.params.iou_thrs, ev.params.rec_thrs = list(caps), list(ious), grid.tolist()
-    ev.params.area_rng, ev.params.area_rng_lbl = [list(r) for r in SIZES.values()], list(SIZES)
+    ev.params.area_rng, ev.params.area_rng_lbl = [list(r) for r in sizes.values()], list(sizes)
     ev.evaluate()
     ev.accumulate()
     result: Any = ev.eval
@@ -50,11 +61,12 @@ def evaluate(
 
 def _loaded(frame: Any, truth: Pool, pred: Pool) -> tuple[Any, Any]:
     """Both sides as hotcoco's data sets."""
-    if truth.obbs is not None:
+    if truth.obbs is not None or truth.points is not None:
         import hotcoco
 
         empty = {"images": frame.dataset["images"], "categories": frame.dataset["categories"]}
-        annotations = [{"id": i + 1, **a} for i, a in enumerate(_annotations(truth, "area", "iscrowd"))]
+        more = () if truth.points is None else ("bbox", "num_keypoints")
+        annotations = [{"id": i + 1, **a} for i, a in enumerate(_annotations(truth, "area", "iscrowd", *more))]
         gt = hotcoco.COCO(empty | {"annotations": annotations})
         found = gt.load_res(_annotations(pred, "score"))
         found.update_anns(ids=np.arange(1, len(pred) + 1), area=pred.areas)
@@ -72,13 +84,19 @@ def _loaded(frame: Any, truth: Pool, pred: Pool) -> tuple[Any, Any]:
 
 
 def _annotations(pool: Pool, *more: str) -> list[dict[str, Any]]:
-    """Oriented boxes as hotcoco's dictionaries, with the columns named. Results must not have `bbox`: hotcoco 1.3 would
-    then take their area from a polygon that it makes of it.
+    """Oriented boxes or points as hotcoco's dictionaries, with the columns named. Results must not have `bbox`: hotcoco
+    1.3 would then take their area from a polygon that it makes of it.
     """
-    obbs = np.zeros((0, 5)) if pool.obbs is None else pool.obbs
-    columns = {"image_id": pool.picture + 1, "category_id": pool.labels + 1, "obb": obbs}
+    columns: dict[str, NDArray[Any]] = {"image_id": pool.picture + 1, "category_id": pool.labels + 1}
     columns |= {"area": pool.areas, "iscrowd": pool.ignore.astype(np.int64), "score": pool.scores}
-    keys = ("image_id", "category_id", "obb", *more)
+    if pool.points is None:
+        columns["obb"] = np.zeros((0, 5)) if pool.obbs is None else pool.obbs
+    else:
+        triples = np.concatenate([pool.points.xy, pool.points.visible[..., None]], axis=2)
+        columns["keypoints"] = triples.reshape(len(pool), 3 * triples.shape[1])
+        columns["num_keypoints"] = pool.points.labelled.sum(axis=1)
+        columns["bbox"] = np.concatenate([pool.boxes[:, :2], pool.boxes[:, 2:] - pool.boxes[:, :2]], axis=1)
+    keys = ("image_id", "category_id", "obb" if pool.points is None else "keypoints", *more)
     rows = zip(*(columns[k].tolist() for k in keys), strict=True)
     return [dict(zip(keys, row, strict=True)) for row in rows]
 

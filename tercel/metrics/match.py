@@ -1,6 +1,7 @@
 """Which detection found which truth: the COCO rule (or VOC's), on one picture or a whole data set. NumPy only.
 
-Oriented boxes are compared as they are where both sides have them; everything else is the same for both geometries.
+Oriented boxes are compared as they are where both sides have them, named points by their OKS where both sides are
+pooled with sigmas; everything else is the same for all geometries.
 
 The rule (pycocotools, `evaluateImg`): within one picture and class, detections choose in order of falling score. Each
 takes the truth it overlaps most among those that nobody has taken yet, if the overlap reaches the threshold; truths
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from tercel.core.geometry import box_area, box_iou, obb_hull
 from tercel.core.objects import Objects
 from tercel.metrics.greedy import Rule, choose
+from tercel.metrics.oks import Points, oks_matrix, oks_pairs
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -51,6 +53,7 @@ class Pool:
         labels: i64 [N]. boxes: f64 [N,4] x1 y1 x2 y2 px. areas: f64 [N] px^2. ignore: bool [N]. scores: f64 [N].
         pictures: how many pictures, the empty ones included.
         obbs: f64 [N,5] cx cy length width theta, or None: then the boxes themselves are compared, else they are hulls.
+        points: named points, which are compared then; or None.
     """
 
     picture: Ints
@@ -62,15 +65,22 @@ class Pool:
     scores: Floats
     pictures: int
     obbs: Floats | None = None
+    points: Points | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def counted(self) -> Bools:
+        """bool [N], truths that can count: not ignored, and where points are judged, with a labelled one."""
+        return ~self.ignore if self.points is None else ~self.ignore & self.points.labelled.any(axis=1)
 
     def take(self, rows: Ints) -> Pool:
         """The objects with these indices, in this order."""
         names = ("picture", "row", "labels", "boxes", "areas", "ignore", "scores")
         obbs = None if self.obbs is None else self.obbs[rows]
-        return replace(self, **{n: getattr(self, n)[rows] for n in names}, obbs=obbs)
+        points = None if self.points is None else self.points.take(rows)
+        return replace(self, **{n: getattr(self, n)[rows] for n in names}, obbs=obbs, points=points)
 
     def hulls(self) -> Pool:
         """The same objects as axis-aligned boxes, uncut. Areas stay those of the objects, and so do the size bins."""
@@ -79,20 +89,21 @@ class Pool:
         return replace(self, boxes=obb_hull(self.obbs).astype(np.float64), obbs=None)
 
     @staticmethod
-    def of(parts: Sequence[Objects]) -> Pool:
+    def of(parts: Sequence[Objects], sigmas: Sequence[float] | None = None) -> Pool:
         """All objects of all pictures.
 
         Areas are the annotated ones where there are any, else those of the (oriented) boxes; scores are 1 where absent.
-        Oriented boxes are there when every part that is not empty has them.
+        Oriented boxes are there when every part that is not empty has them; points where `sigmas` are given, one each.
         """
         counts = np.array([len(p) for p in parts], np.int64)
         total = int(counts.sum())
         picture = np.repeat(np.arange(len(parts)), counts)
         row = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
         filled = [p for p in parts if len(p)]
+        points = None if sigmas is None else Points.of(filled, sigmas)
         if not filled:
-            empty = np.zeros(0)
-            return Pool(picture, row, picture, np.zeros((0, 4)), empty, np.zeros(0, np.bool_), empty, len(parts))
+            empty, none = np.zeros(0), np.zeros(0, np.bool_)
+            return Pool(picture, row, picture, np.zeros((0, 4)), empty, none, empty, len(parts), None, points)
         # In float64 from here on: 32-bit areas of large boxes would shift overlaps by 1e-7 and more.
         boxes = np.concatenate([p.boxes for p in filled]).astype(np.float64)
         areas, obbs = np.asarray(box_area(boxes), np.float64), None
@@ -107,7 +118,7 @@ class Pool:
             areas = np.where(np.isnan(given), areas, given)
         scores = np.concatenate([np.ones(len(p)) if p.scores is None else p.scores for p in filled]).astype(np.float64)
         labels, ignore = (np.concatenate([getattr(p, n) for p in filled]) for n in ("labels", "ignore"))
-        return Pool(picture, row, labels, boxes, areas, ignore, scores, len(parts), obbs)
+        return Pool(picture, row, labels, boxes, areas, ignore, scores, len(parts), obbs, points)
 
 
 @dataclass(frozen=True)
@@ -188,7 +199,7 @@ def match_all(
     chosen = pred.take(turn)
 
     low, high = np.array(list(sizes.values())).T
-    countable = ~truth.ignore & (truth.areas >= low[:, None]) & (truth.areas <= high[:, None])
+    countable = truth.counted & (truth.areas >= low[:, None]) & (truth.areas <= high[:, None])
     outside = (chosen.areas < low[:, None]) | (chosen.areas > high[:, None])
     block = np.uint64((1 << len(ious)) - 1)
     shifts = np.uint64(len(ious)) * np.arange(len(sizes), dtype=np.uint64)[:, None]
@@ -235,10 +246,14 @@ def _blocks(count: Ints) -> Iterator[Ints]:
 
 
 def _measure(truth: Pool, pred: Pool) -> Callable[[Ints, Ints], Floats]:
-    """A function of pairs (detection [P], truth [P]): their overlaps [P], of oriented boxes where both sides have them.
+    """A function of pairs (detection [P], truth [P]): their overlaps [P], of points or oriented boxes where both sides
+    have them.
 
     Only pairs whose hulls meet are clipped; hulls are made anew, because a reader may have cut those at hand.
     """
+    xy, points = pred.points, truth.points
+    if xy is not None and points is not None:
+        return lambda d, g: oks_pairs(xy.xy[d], points.take(g), truth.areas[g], truth.boxes[g])
     if truth.obbs is None or pred.obbs is None:
         return lambda d, g: pair_overlap(pred.boxes[d], truth.boxes[g], truth.ignore[g])
     p, t = obb_hull(pred.obbs).T.copy(), obb_hull(truth.obbs).T.copy()
@@ -256,8 +271,11 @@ def _measure(truth: Pool, pred: Pool) -> Callable[[Ints, Ints], Floats]:
     return measure
 
 
-def overlaps(truth: Objects, pred: Objects) -> Floats:
-    """IoU f64 [D,G] of one picture's detections with its truths: of oriented boxes where both sides have them."""
+def overlaps(truth: Objects, pred: Objects, sigmas: Sequence[float] | None = None) -> Floats:
+    """IoU f64 [D,G] of one picture's detections with its truths: of oriented boxes where both sides have them; OKS of
+    their points where sigmas are given."""
+    if sigmas is not None:
+        return oks_matrix(truth, pred, sigmas)
     if truth.obbs is not None and pred.obbs is not None:
         from tercel.core.rotated import obb_iou
 
@@ -305,13 +323,14 @@ class Matches:
         return (self.pred_to_truth < 0) & ~self.ignored
 
 
-def match(truth: Objects, pred: Objects, iou: float = 0.5) -> Matches:
-    """Match one picture's detections to its truths by the COCO rule, class by class.
+def match(truth: Objects, pred: Objects, iou: float = 0.5, sigmas: Sequence[float] | None = None) -> Matches:
+    """Match one picture's detections to its truths by the COCO rule, class by class; by OKS where sigmas are given.
 
     Raises:
         ValueError: a threshold outside 0..1.
     """
-    m = match_all(Pool.of([truth]), Pool.of([pred]), ious=(iou,), sizes={"all": (0.0, np.inf)})
+    sides = Pool.of([truth], sigmas), Pool.of([pred], sigmas)
+    m = match_all(*sides, ious=(iou,), sizes={"all": (0.0, np.inf)})
     rows = m.pred.row
     to_truth, to_pred = np.full(len(pred), -1), np.full(len(truth), -1)
     ignored = np.zeros(len(pred), np.bool_)
@@ -321,7 +340,8 @@ def match(truth: Objects, pred: Objects, iou: float = 0.5) -> Matches:
     best = np.zeros(len(pred), np.float32)
     if len(truth) and len(pred):
         same = pred.labels[:, None] == truth.labels[None, :]
-        best = np.where(same & ~truth.ignore, overlaps(truth, pred), 0).max(axis=1).astype(np.float32)
+        overlap = overlaps(truth, pred, sigmas)
+        best = np.where(same & sides[0].counted, overlap, 0).max(axis=1).astype(np.float32)
         took = np.flatnonzero(m.partner >= 0)
         best[rows[took]] = _measure(m.truth, m.pred)(took, m.partner[took])
     return Matches(to_truth, ignored, to_pred, best)
@@ -338,15 +358,21 @@ class Mistake(StrEnum):
 
 
 def mistakes(
-    truth: Objects, pred: Objects, matches: Matches, iou: float = 0.5, floor: float = 0.1
+    truth: Objects,
+    pred: Objects,
+    matches: Matches,
+    iou: float = 0.5,
+    floor: float = 0.1,
+    sigmas: Sequence[float] | None = None,
 ) -> list[Mistake | None]:
     """For each detection why it is wrong, None where it is not. TIDE's order: localisation, class, duplicate, the rest.
 
     Args:
         iou: overlap of a hit; floor: overlap below which there is nothing but background.
+        sigmas: of points, whose OKS then is the overlap.
     """
-    real = truth[~truth.ignore]
-    overlap = overlaps(real, pred)
+    real = truth[Pool.of([truth], sigmas).counted]
+    overlap = overlaps(real, pred, sigmas)
     same = pred.labels[:, None] == real.labels[None, :]
     own = np.where(same, overlap, 0).max(axis=1, initial=0)
     other = np.where(same, 0, overlap).max(axis=1, initial=0)

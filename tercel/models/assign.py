@@ -1,13 +1,16 @@
-"""Which priors answer for which truths, boxes or oriented boxes: task-aligned, SimOTA and ATSS assignment.
+"""Which priors answer for which truths, boxes or oriented boxes: every assigner behind one function.
 
 All work on one flat list of candidate pairs (truth, prior) over the whole batch, so memory grows with the number of
 truths (never truths x priors) and no truth is cut off. The steps, each a function below:
 
-    candidates   priors whose centre lies in the truth (SimOTA: or near its centre; ATSS: the nearest ones); never none
+    candidates   priors whose centre lies in the truth (SimOTA: or near its centre; FCOS, OTA: and near its centre;
+                 ATSS: the nearest ones); never none
     rank         how well each pair fits: the greater the better
-    pick         the best k pairs of each truth (ATSS: those above a threshold of its own)
-    resolve      a prior that several truths picked goes to one of them
+    pick         the best k pairs of each truth (ATSS, FCOS, OTA: those that fit)
+    settle       a prior that several truths picked goes to one of them (OTA, one-to-one: all at once, assign_ot.py)
     rescue       a truth that lost all its priors gets its best free one, else one from a truth that holds several
+
+Max-IoU, which does it in another order, is in assign_iou.py, FreeAnchor, which is a loss, in free_anchor.py.
 
 Deterministic: sorts are stable, nothing is summed by atomics, ties go to the lower prior index, then the lower truth.
 
@@ -23,15 +26,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tercel.config import Atss, SimOta, TaskAligned
+from tercel.config import Atss, Fcos, FreeAnchor, MaxIou, OneToOne, Ota, SimOta, TaskAligned
 from tercel.core.finding import TercelError
-from tercel.models.atss import FITS, fit, nearest
+from tercel.models.assign_iou import assign_by_iou
+from tercel.models.assign_ot import matching, transport
+from tercel.models.assign_points import FITS, middle_cells, middle_windows, size_rank
+from tercel.models.atss import fit, nearest
 from tercel.models.candidates import (
+    Anchors,
+    Assignment,
     Level,
     Priors,
     Table,
     Truths,
     Windows,
+    boxes_around,
     cells_of,
     central,
     inside,
@@ -44,26 +53,15 @@ from tercel.models.oriented_losses import probiou
 
 __all__ = ["Assigner", "Assignment", "Overlap", "Priors", "Truths", "assign", "starved"]
 
-Assigner = TaskAligned | SimOta | Atss
+Assigner = TaskAligned | SimOta | MaxIou | Atss | Fcos | Ota | FreeAnchor | OneToOne
 Overlap = Callable[[Tensor, Tensor], Tensor]
 """(predictions [P,D], truths [P,D]) -> how well they agree [P], 0..1 and 1 for equal ones."""
 
 PAIRS = 1 << 15  # candidate pairs looked at in one go: bounds memory and stays in the cache, never changes the result
 PAIRS_GPU = 1 << 21  # the same on a GPU, where few large steps are quicker
 FLOOR = 1e-30  # of scores and overlaps under a logarithm
-OUTSIDE = 1e5  # SimOTA: added to the cost of a prior that is not both in the box and near its centre
-
-
-class Assignment(NamedTuple):
-    """Positives, ordered by (image, prior), each such pair once: index into batch, priors and truths, all i64 [P].
-
-    `quality` f32 [P] in 0..1 is the classification target of that prior for its truth's class.
-    """
-
-    image: Tensor
-    prior: Tensor
-    truth: Tensor
-    quality: Tensor
+OUTSIDE = 1e5  # SimOTA, OTA: added to the cost of a prior that is not both in the box and near its centre
+CHOICE = 32  # one-to-one: the best candidates of a truth among which the matching is sought
 
 
 class _Pairs(NamedTuple):
@@ -77,15 +75,25 @@ class _Pairs(NamedTuple):
 
 @torch.no_grad()
 def assign(
-    config: Assigner, scores: Tensor, boxes: Tensor, priors: Priors, truths: Truths, overlap: Overlap | None = None
+    config: Assigner,
+    scores: Tensor,
+    boxes: Tensor,
+    priors: Priors | Anchors,
+    truths: Truths,
+    overlap: Overlap | None = None,
 ) -> Assignment:
-    """Positives of a batch. "IoU" below is `overlap`.
+    """Positives of a batch. "IoU" below is `overlap`, of predictions unless it says otherwise.
 
     TaskAligned (Feng et al. 2021): per truth the `topk` priors with centre in the box by score^alpha * IoU^beta; a
     prior picked twice goes to the truth of higher IoU; quality = alignment, scaled per truth so that its best one
     equals its best IoU. SimOta (Ge et al. 2021): per truth the k priors of least cost, k = sum of its `candidates`
-    best IoUs, at least 1; a prior picked twice goes to the truth of lower cost; quality = IoU. Atss (Zhang et al.
-    2020, models/atss.py): by the overlap of truth and a fixed square around the prior; quality = IoU of the prediction.
+    best IoUs, at least 1; a prior picked twice goes to the truth of lower cost; quality = IoU. Ota (Ge et al. 2021):
+    costs and k as in SimOta, shared out by assign_ot.py. OneToOne (Wang et al. 2024): task-aligned ranks, one prior for
+    each truth by assign_ot.py, quality = IoU; the other priors of `topk` come with quality 0, and what a truth weighs
+    (the IoU) is shared out among all of them by their alignment. Atss (Zhang et al. 2020, atss.py): by the overlap of
+    truth and a fixed square around the prior, or its anchor. Fcos (Tian et al. 2019): assign_points.py. MaxIou (Ren et
+    al. 2015, assign_iou.py): by the overlap of truth and a fixed box around the prior, or its anchor. Of these three
+    quality = IoU of the prediction.
     A truth that is left without any gets the best of its candidates that is free, else the best one whose owner keeps
     another.
 
@@ -96,33 +104,39 @@ def assign(
             the exact `rotated_iou` and still tells apart predictions that do not touch their truth.
 
     Raises:
-        TercelError: shapes that do not fit, or priors that are no grids.
+        TercelError: shapes that do not fit, priors that are no grids, FreeAnchor, or MaxIou with oriented truths.
     """
-    _check(scores, boxes, priors, truths)
+    places, levels = (priors.priors, list(priors.grids)) if isinstance(priors, Anchors) else (priors, None)
+    _check(config, scores, boxes, places, truths)
     overlap = overlap or (box_iou_pairs if truths.obbs is None else probiou)
-    flat, count, prior_count = boxes.flatten(0, 1), len(truths.image), len(priors.points)
-    levels = levels_of(priors)
-    find, windows = _finder(config, levels, priors, truths)
+    if isinstance(config, MaxIou):
+        around = priors if isinstance(priors, Anchors) else boxes_around(priors, config.side, config.ratio)
+        a = assign_by_iou(config, around, truths, len(scores))
+        return a._replace(quality=overlap(boxes[a.image, a.prior], truths.boxes[a.truth]).float().clamp(0, 1))
+    flat, count, prior_count = boxes.flatten(0, 1), len(truths.image), len(places.points)
+    anchors = priors.boxes if isinstance(priors, Anchors) else None
+    find, windows = _finder(config, levels or levels_of(places), places, truths, anchors)
     rank = _ranker(config, scores, truths)
 
     def look(rows: Tensor) -> Iterator[_Pairs]:
         """The candidates of the truths in `rows`, in parts of about PAIRS."""
         for part in _parts(windows, rows):
             truth, prior, favour = find(part)
-            slot = truths.image[truth] * prior_count + prior
-            iou = overlap(flat[slot], truths.shapes[truth]).float()
+            slot = truths.image.index_select(0, truth) * prior_count + prior
+            iou = overlap(flat.index_select(0, slot), truths.shapes.index_select(0, truth)).float()
             yield _Pairs(truth, slot, iou, rank(truth, slot, iou).double() + favour)
 
     every = torch.arange(count, device=scores.device)
     picked = _join([_pick(config, pairs) for pairs in look(every)], scores.device)
-    taken = _resolve(picked, picked.iou if isinstance(config, TaskAligned) else picked.rank)
+    taken = _settle(config, picked, scores, prior_count)
     lost = every[torch.bincount(taken.truth, minlength=count) == 0]
     if len(lost):
         taken = _rescue(taken, _join(list(look(lost)), scores.device))
+    if isinstance(config, OneToOne):
+        return _with_company(config, taken, picked, count, prior_count)
     taken = _take(taken, taken.slot.argsort())
     quality = _alignment(taken, count) if isinstance(config, TaskAligned) else taken.iou
-    image = taken.slot // prior_count
-    return Assignment(image, taken.slot - image * prior_count, taken.truth, quality.clamp(0, 1))
+    return _assignment(taken, quality, prior_count)
 
 
 def starved(assignment: Assignment, truths: Truths) -> int:
@@ -134,7 +148,7 @@ def starved(assignment: Assignment, truths: Truths) -> int:
 
 
 def _finder(
-    config: Assigner, levels: list[Level], priors: Priors, truths: Truths
+    config: Assigner, levels: list[Level], priors: Priors, truths: Truths, anchors: Tensor | None
 ) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor, Tensor]], Windows]:
     """The candidates of some truths [N]: truth [P], prior [P] and what their place adds to their rank, f64 [P] or [].
 
@@ -145,10 +159,20 @@ def _finder(
         windows = nearest_windows(levels, truths, config.topk)
 
         def closest(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            truth, prior = nearest(priors, truths, *cells_of(levels, windows, rows), config.topk)
-            return truth, prior, fit(priors, truths, truth, prior)
+            truth, prior = nearest(levels, priors, truths, *cells_of(levels, windows, rows), config.topk)
+            return truth, prior, fit(priors, truths, truth, prior, anchors)
 
         return closest, windows
+    if isinstance(config, Fcos | Ota):
+        windows = middle_windows(levels, truths, config.radius)
+
+        def middle(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            truth, prior, held = middle_cells(levels, windows, rows, priors, truths, config.radius)
+            if isinstance(config, Fcos):
+                return truth, prior, size_rank(priors, truths, truth, prior, held, config.reach)
+            return truth, prior, -OUTSIDE * (~held).double()
+
+        return middle, windows
     radius = config.radius if isinstance(config, SimOta) else 0.0
     windows = windows_of(levels, truths, radius)
 
@@ -160,10 +184,12 @@ def _finder(
         good = inside(priors, truths, truth, prior)
         if radius:
             near = central(priors, truths, truth, prior, radius)
-            good, favour = good | near, -OUTSIDE * (~(good & near)).double()
-            favour = favour[good]
-        lone = torch.bincount(truth[good], minlength=len(truths.image))[rows] == 0
-        truth, prior = truth[good], prior[good]
+            good, both = good | near, good & near
+        index = good.nonzero()[:, 0]
+        truth, prior = truth.index_select(0, index), prior.index_select(0, index)
+        if radius:
+            favour = both.index_select(0, index).double().sub_(1).mul_(OUTSIDE)
+        lone = torch.bincount(truth, minlength=len(truths.image))[rows] == 0
         if bool(lone.any()):
             rows = rows[lone]
             around = nearest_windows(levels, truths.take(rows), 1)
@@ -195,39 +221,49 @@ def _parts(windows: Windows, rows: Tensor) -> Iterator[Tensor]:
 
 def _ranker(config: Assigner, scores: Tensor, truths: Truths) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """(truth, slot, IoU, each [P]) -> rank [P], but for what the place of a prior adds."""
-    if isinstance(config, TaskAligned):
+    if isinstance(config, TaskAligned | OneToOne):
         return _aligner(config, scores, truths)
-    if isinstance(config, SimOta):
+    if isinstance(config, SimOta | Ota):
         return _coster(config, scores, truths)
-    return lambda truth, slot, iou: torch.zeros_like(iou)  # ATSS goes by places alone
+    return lambda truth, slot, iou: torch.zeros_like(iou)  # ATSS and FCOS go by places alone
 
 
-def _aligner(config: TaskAligned, scores: Tensor, truths: Truths) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def _aligner(
+    config: TaskAligned | OneToOne, scores: Tensor, truths: Truths
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """log(score^alpha * IoU^beta): the order of the product without its underflow (IoU^6)."""
-    classes = scores.shape[2]
 
     def rank(truth: Tensor, slot: Tensor, iou: Tensor) -> Tensor:
-        score = scores.reshape(-1)[slot * classes + truths.labels[truth]].double()
+        score = _said(scores, slot, truths.labels.index_select(0, truth)).double()
         return config.alpha * score.clamp_min(FLOOR).log() + config.beta * iou.double().clamp_min(FLOOR).log()
 
     return rank
 
 
-def _coster(config: SimOta, scores: Tensor, truths: Truths) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def _coster(config: SimOta | Ota, scores: Tensor, truths: Truths) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Minus SimOTA's cost: BCE of all class scores with the one-hot label, plus iou_weight * -log IoU.
 
     Logarithms stop at -100, as in PyTorch's BCE. `assign` adds OUTSIDE for priors that are not in both regions: they
     serve truths that have too few of the others, as in YOLOX.
     """
-    classes = scores.shape[2]
-    background = (1 - scores.float()).log().clamp_min(-100).sum(2).reshape(-1)  # [B*A]
+    background = _idle(scores)
 
     def rank(truth: Tensor, slot: Tensor, iou: Tensor) -> Tensor:
-        score = scores.reshape(-1)[slot * classes + truths.labels[truth]].float()
-        fit = background[slot] - (1 - score).log().clamp_min(-100) + score.log().clamp_min(-100)
+        score = _said(scores, slot, truths.labels.index_select(0, truth)).float()
+        fit = background.index_select(0, slot) - (1 - score).log().clamp_min(-100) + score.log().clamp_min(-100)
         return fit + config.iou_weight * (iou + 1e-8).log()
 
     return rank
+
+
+def _said(scores: Tensor, slot: Tensor, label: Tensor) -> Tensor:
+    """The scores [P] of some classes at some slots."""
+    return scores.reshape(-1).index_select(0, slot * scores.shape[2] + label)
+
+
+def _idle(scores: Tensor) -> Tensor:
+    """Minus the BCE of a prior that says no to all classes [B*A]."""
+    return (1 - scores.float()).log().clamp_min(-100).sum(2).reshape(-1)
 
 
 def _alignment(pairs: _Pairs, count: int) -> Tensor:
@@ -241,22 +277,67 @@ def _highest(values: Tensor, truth: Tensor, count: int, empty: float) -> Tensor:
     return values.new_full((count,), empty).scatter_reduce_(0, truth, values, "amax")
 
 
-# -- pick, resolve, rescue ------------------------------------------------------------------------------------
+# -- pick, settle, rescue -------------------------------------------------------------------------------------
 
 
 def _pick(config: Assigner, pairs: _Pairs) -> _Pairs:
-    """The best k pairs of each truth (k of SimOTA: the sum of the truth's best IoUs, rounded down, at least 1).
-
-    Of ATSS: those that fit.
-    """
-    if isinstance(config, Atss):
+    """The best k pairs of each truth (k of SimOTA: see `_supply`), or those that fit."""
+    if isinstance(config, Atss | Fcos):
         return _take(pairs, pairs.rank > FITS)
+    if isinstance(config, Ota):
+        return _take(pairs, pairs.rank > -OUTSIDE / 2)
     table = Table.of(pairs.truth)
-    if isinstance(config, TaskAligned):
-        return _take(pairs, table.lowest(-pairs.rank, table.counts.clamp_max(config.topk)))
-    iou = table.fill(pairs.iou.double(), 0.0)
-    k = iou.topk(min(config.candidates, iou.shape[1]), 1).values.sum(1).long().clamp_min(1)
+    if isinstance(config, SimOta):
+        k = _supply(config, pairs, table)
+    else:
+        assert isinstance(config, TaskAligned | OneToOne)
+        k = torch.full_like(table.counts, config.topk if isinstance(config, TaskAligned) else max(config.topk, CHOICE))
     return _take(pairs, table.lowest(-pairs.rank, torch.minimum(k, table.counts)))
+
+
+def _supply(config: SimOta | Ota, pairs: _Pairs, table: Table) -> Tensor:
+    """How many priors a truth asks for, i64 [truths]: the sum of its best IoUs, rounded down, at least 1."""
+    iou = table.fill(pairs.iou.double(), 0.0)
+    return iou.topk(min(config.candidates, iou.shape[1]), 1).values.sum(1).long().clamp_min(1)
+
+
+def _settle(config: Assigner, picked: _Pairs, scores: Tensor, prior_count: int) -> _Pairs:
+    """Of all picked pairs those that count: at most one for each prior."""
+    if isinstance(config, OneToOne):
+        return _take(picked, matching(picked.truth, picked.slot, picked.rank))
+    if not isinstance(config, Ota):
+        return _resolve(picked, picked.iou if isinstance(config, TaskAligned) else picked.rank)
+    if not len(picked.truth):
+        return picked
+    table = Table.of(picked.truth)
+    supply, idle = _supply(config, picked, table)[table.row].double(), -_idle(scores)[picked.slot].double()
+    image = picked.slot // prior_count
+    kept = transport(picked.truth, picked.slot, image, supply, -picked.rank, idle, config.smoothing, config.rounds)
+    return _take(picked, kept)
+
+
+def _with_company(config: OneToOne, taken: _Pairs, picked: _Pairs, count: int, prior_count: int) -> Assignment:
+    """The answering pairs, and those of the best `topk` of each truth that learn its box alone."""
+    near = _take(picked, Table.of(picked.truth).column < config.topk) if len(picked.truth) else picked
+    near = _take(near, ~torch.isin(near.slot, taken.slot))
+    pairs = _join([taken, _resolve(near, near.iou)], taken.slot.device)
+    answers = torch.arange(len(pairs.slot), device=pairs.slot.device) < len(taken.slot)
+    order = pairs.slot.argsort()
+    pairs, answers = _take(pairs, order), answers[order]
+    quality = pairs.iou * answers
+    share = _alignment(pairs, count)
+    by_truth = pairs.truth.argsort(stable=True)
+    if len(by_truth):
+        table = Table.of(pairs.truth[by_truth])
+        total = table.fill(share[by_truth], 0.0).sum(1).clamp_min(FLOOR)
+        share[by_truth] = share[by_truth] / total[table.row]
+    share = share * _highest(quality, pairs.truth, count, 0.0)[pairs.truth]
+    return _assignment(pairs, quality, prior_count)._replace(share=share)
+
+
+def _assignment(pairs: _Pairs, quality: Tensor, prior_count: int) -> Assignment:
+    image = pairs.slot // prior_count
+    return Assignment(image, pairs.slot - image * prior_count, pairs.truth, quality.clamp(0, 1))
 
 
 def _resolve(pairs: _Pairs, preference: Tensor) -> _Pairs:
@@ -305,12 +386,13 @@ def _sorted_by(*keys: Tensor) -> Tensor:
     """The ascending order of rows by the first key, ties by the second, ..."""
     order = torch.arange(len(keys[0]), device=keys[0].device)
     for key in reversed(keys):
-        order = order[key[order].argsort(stable=True)]
+        order = order.index_select(0, key.index_select(0, order).argsort(stable=True))
     return order
 
 
 def _take(pairs: _Pairs, index: Tensor) -> _Pairs:
-    return _Pairs(*(x[index] for x in pairs))
+    rows = index.nonzero()[:, 0] if index.dtype == torch.bool else index
+    return _Pairs(*(x.index_select(0, rows) for x in pairs))
 
 
 def _join(parts: list[_Pairs], device: torch.device) -> _Pairs:
@@ -320,7 +402,13 @@ def _join(parts: list[_Pairs], device: torch.device) -> _Pairs:
     return _Pairs(index, index, index.float(), index.double())
 
 
-def _check(scores: Tensor, boxes: Tensor, priors: Priors, truths: Truths) -> None:
+def _check(config: Assigner, scores: Tensor, boxes: Tensor, priors: Priors, truths: Truths) -> None:
+    if isinstance(config, FreeAnchor):
+        raise TercelError(
+            "FreeAnchor is a loss over bags of priors and names no priors that answer", "use it with heads for boxes"
+        )
+    if isinstance(config, MaxIou) and truths.obbs is not None:
+        raise TercelError("MaxIou knows no oriented boxes", "use Atss for them")
     prior_count, count, sides = len(priors.points), len(truths.image), truths.shapes.shape[-1]
     fits = scores.ndim == 3 and boxes.shape == (*scores.shape[:2], sides) and scores.shape[1] == prior_count
     if not fits or priors.strides.shape != (prior_count,):

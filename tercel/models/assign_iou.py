@@ -9,12 +9,13 @@ Nothing grows with truths x anchors. Two intervals whose IoU reaches t have cent
 apart, and the IoU of boxes is at most that of their sides, so a truth's candidates are one small rectangle of cells per
 grid of anchors; the nearest cells of every grid are candidates too, for truths that no anchor fits.
 
+Heads without anchors stand in a box around each of their points (`boxes_around`).
+
 Shape legend: B pictures, A anchors, G grids of anchors (one per level and shape), M truths, P pairs; px throughout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,11 +23,18 @@ from torch import Tensor
 
 from tercel.config import MaxIou
 from tercel.core.finding import TercelError
-from tercel.models.assign import Assignment
-from tercel.models.candidates import Level, Truths, Windows, cells_of, nearest_windows
+from tercel.models.candidates import (
+    Anchors,
+    Assignment,
+    Truths,
+    Windows,
+    cells_of,
+    make_anchors,
+    nearest_windows,
+)
 from tercel.models.losses import box_iou_pairs
 
-__all__ = ["Anchors", "Matches", "assign_by_iou", "make_anchors"]
+__all__ = ["Anchors", "Overlaps", "assign_by_iou", "make_anchors", "overlaps_of"]
 
 SPARE = 2  # nearest columns and rows of each grid that are candidates whatever their overlap
 ROWS = 1024  # truths looked at in one go: bounds memory, never changes the result
@@ -34,60 +42,17 @@ FAR = 1e-5  # taken off the IoU per stride from centre to centre: anchors that h
 SLACK = 1e-3  # px, and a share of sides: rounding must not hide a candidate
 
 
-class Anchors(NamedTuple):
-    """Boxes [A,4], grid after grid: level by level (finest first), shape by shape, row by row; sizes [G,2] (w, h)."""
-
-    boxes: Tensor
-    sizes: Tensor
-    grids: tuple[Level, ...]
-
-    @property
-    def centres(self) -> Tensor:
-        """[A,2] (x, y)."""
-        return (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
-
-
-class Matches(NamedTuple):
-    """Positives, `quality` being the IoU of anchor and truth, and bool [B,A]: anchors that are not asked."""
-
-    positives: Assignment
-    between: Tensor
-
-
-class _Pairs(NamedTuple):
-    """Candidates, the best one first."""
+class Overlaps(NamedTuple):
+    """Pairs of truths and anchors, the best one first."""
 
     truth: Tensor  # i64 [P]
     slot: Tensor  # i64 [P], picture * A + anchor
     iou: Tensor  # f32 [P]
 
 
-def make_anchors(
-    maps: Sequence[tuple[int, int]], strides: Sequence[int], shapes: Sequence[tuple[float, float]], device: torch.device
-) -> Anchors:
-    """Anchors of every shape around every cell centre.
-
-    Args:
-        maps: (rows, columns) per level.
-        shapes: (width, height) in strides.
-    """
-    boxes, sizes, grids, start = [], [], [], 0
-    for (rows, columns), stride in zip(maps, strides, strict=True):
-        ys = (torch.arange(rows, device=device, dtype=torch.float32) + 0.5) * stride
-        xs = (torch.arange(columns, device=device, dtype=torch.float32) + 0.5) * stride
-        centre = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1).reshape(-1, 2)
-        size = torch.tensor(shapes, device=device, dtype=torch.float32) * stride  # [shapes,2]
-        half = size[:, None] / 2
-        boxes.append(torch.cat([centre - half, centre + half], 2).flatten(0, 1))
-        sizes.append(size)
-        grids += [Level(start + k * rows * columns, float(stride), xs, ys) for k in range(len(shapes))]
-        start += len(shapes) * rows * columns
-    return Anchors(torch.cat(boxes), torch.cat(sizes), tuple(grids))
-
-
 @torch.no_grad()
-def assign_by_iou(config: MaxIou, anchors: Anchors, truths: Truths, batch: int) -> Matches:
-    """Positives of a batch, and the anchors that are neither positive nor background.
+def assign_by_iou(config: MaxIou, anchors: Anchors, truths: Truths, batch: int) -> Assignment:
+    """Positives of a batch, `quality` being the IoU of anchor and truth, and the anchors `between`.
 
     Neither scores nor predictions count. Of equal overlaps the anchor whose centre is nearer comes first (in strides),
     then the lower anchor, then the lower truth. A truth is left without an anchor only where all its candidates, the
@@ -104,7 +69,7 @@ def assign_by_iou(config: MaxIou, anchors: Anchors, truths: Truths, batch: int) 
             f"MaxIou: negative {config.negative} lies above positive {config.positive}", "set them in rising order"
         )
     count, total = len(truths.image), len(anchors.boxes)
-    pairs = _candidates(config, anchors, truths)
+    pairs = overlaps_of(anchors, truths, config.negative)
     own = _one_each(pairs, count)
     served = torch.zeros(batch * total, dtype=torch.bool, device=pairs.slot.device)
     served[pairs.slot[own]] = True
@@ -116,13 +81,13 @@ def assign_by_iou(config: MaxIou, anchors: Anchors, truths: Truths, batch: int) 
     between[pairs.slot[left & ~fits & (pairs.iou >= config.negative)]] = True
     chosen = chosen[pairs.slot[chosen].argsort()]
     truth, slot, iou = (x[chosen] for x in pairs)
-    return Matches(Assignment(slot // total, slot % total, truth, iou), between.view(batch, total))
+    return Assignment(slot // total, slot % total, truth, iou, between=between.view(batch, total))
 
 
-def _candidates(config: MaxIou, anchors: Anchors, truths: Truths) -> _Pairs:
-    """All pairs of at least the negative IoU, and the nearest ones."""
+def overlaps_of(anchors: Anchors, truths: Truths, least: float) -> Overlaps:
+    """All pairs of at least this IoU, and those of the nearest cells of every grid whatever their overlap."""
     grids, total = list(anchors.grids), len(anchors.boxes)
-    close, near = _windows(anchors, truths, config.negative), nearest_windows(grids, truths, SPARE)
+    close, near = _windows(anchors, truths, least), nearest_windows(grids, truths, SPARE)
     middle = (truths.boxes[:, :2] + truths.boxes[:, 2:]) / 2
     stride = torch.cat([anchors.boxes.new_full((len(g.xs) * len(g.ys),), g.stride) for g in grids])
     parts = []
@@ -130,18 +95,18 @@ def _candidates(config: MaxIou, anchors: Anchors, truths: Truths) -> _Pairs:
         for windows, overlapping in ((close, True), (near, False)):  # near ones that do overlap are among the close
             truth, anchor = cells_of(grids, windows, rows)
             iou = box_iou_pairs(anchors.boxes[anchor], truths.boxes[truth])
-            good = (iou >= config.negative) == overlapping
+            good = (iou >= least) == overlapping
             truth, anchor, iou = truth[good], anchor[good], iou[good]
             away = (anchors.centres[anchor] - middle[truth]).norm(dim=1) / stride[anchor]
             parts.append((truth, truths.image[truth] * total + anchor, iou, iou - FAR * away))
     if not parts:
         none = truths.image[:0]
-        return _Pairs(none, none, anchors.boxes[:0, 0])
+        return Overlaps(none, none, anchors.boxes[:0, 0])
     truth, slot, iou, rank = (torch.cat(x) for x in zip(*parts, strict=True))
     order = truth.argsort(stable=True)
     for key in (slot, -rank):
         order = order[key[order].argsort(stable=True)]
-    return _Pairs(truth[order], slot[order], iou[order])
+    return Overlaps(truth[order], slot[order], iou[order])
 
 
 def _windows(anchors: Anchors, truths: Truths, iou: float) -> Windows:
@@ -158,7 +123,7 @@ def _windows(anchors: Anchors, truths: Truths, iou: float) -> Windows:
     return Windows(*first.unbind(2), *cells.unbind(2))
 
 
-def _one_each(pairs: _Pairs, count: int) -> Tensor:
+def _one_each(pairs: Overlaps, count: int) -> Tensor:
     """Greedy one-to-one matching of truths and anchors: indices into the pairs, which come best first.
 
     In rounds: a pair that is the best left for its truth and for its anchor is one that the walk down the list takes.

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tercel.models.candidates import Priors, Table, Truths, inside
+from tercel.models.candidates import Level, Priors, Table, Truths, grid_of, inside
 from tercel.models.losses import box_iou_pairs
 from tercel.models.oriented_losses import rotated_iou
 
@@ -25,42 +25,49 @@ BELOW, BESIDE = 2.0, 4.0  # taken off that of a candidate below the threshold, a
 FITS = -1.0  # ranks of positives lie above, others below
 
 
-def nearest(priors: Priors, truths: Truths, truth: Tensor, prior: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def nearest(
+    levels: list[Level], priors: Priors, truths: Truths, truth: Tensor, prior: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
     """The k pairs per truth and level whose points are nearest to the truth's centre; the lower prior on a tie.
 
+    Of anchors, whose levels hold a grid for each shape: the k of each grid.
     Takes and returns truth and prior, each i64 [P], by truth, then level.
     """
     distance = _distance(priors, truths, truth, prior)
-    _, level, sizes = torch.unique_consecutive(priors.strides, return_inverse=True, return_counts=True)
-    table = Table.of(truth * len(sizes) + level[prior])
+    table = Table.of(truth * len(levels) + grid_of(levels, prior))
     index = table.lowest(distance, table.counts.clamp_max(k))
-    return truth[index], prior[index]
+    return truth.index_select(0, index), prior.index_select(0, index)
 
 
-def fit(priors: Priors, truths: Truths, truth: Tensor, prior: Tensor) -> Tensor:
+def fit(priors: Priors, truths: Truths, truth: Tensor, prior: Tensor, anchors: Tensor | None = None) -> Tensor:
     """Rank [P] f64 of candidates, above FITS of the positives: the overlap of square and truth, 0..1, less FAR.
 
-    Of the others, those that lie in the truth come first. A truth with one candidate has no deviation: 0.
+    Of the others, those that lie in the truth come first. A truth with one candidate has no deviation: 0. Anchors [A,4]
+    stand in for the squares where there are some.
     """
-    half = SIDE * priors.strides[prior, None] / 2
-    points = priors.points[prior]
-    if truths.obbs is None:
-        overlap = box_iou_pairs(torch.cat([points - half, points + half], 1), truths.boxes[truth])
+    half = SIDE * priors.strides.index_select(0, prior)[:, None] / 2
+    points = priors.points.index_select(0, prior)
+    if anchors is not None:
+        overlap = box_iou_pairs(anchors.index_select(0, prior), truths.boxes.index_select(0, truth))
+    elif truths.obbs is None:
+        overlap = box_iou_pairs(torch.cat([points - half, points + half], 1), truths.boxes.index_select(0, truth))
     else:
         squares = torch.cat([points, 2 * half, 2 * half, torch.zeros_like(half)], 1)
         overlap = rotated_iou(squares, truths.obbs[truth])
     overlap = overlap.double()
     table = Table.of(truth)
     mean = table.fill(overlap, 0.0).sum(1) / table.counts
-    spread = table.fill((overlap - mean[table.row]).square(), 0.0).sum(1) / (table.counts - 1).clamp_min(1)
-    fits = overlap >= (mean + spread.sqrt())[table.row] - ROUNDING
-    away = _distance(priors, truths, truth, prior) / priors.strides[prior]
+    spread = table.fill((overlap - mean.index_select(0, table.row)).square(), 0.0).sum(1) / (
+        table.counts - 1
+    ).clamp_min(1)
+    fits = overlap >= (mean + spread.sqrt()).index_select(0, table.row) - ROUNDING
+    away = _distance(priors, truths, truth, prior) / priors.strides.index_select(0, prior)
     aside = ~inside(priors, truths, truth, prior)
     return overlap - FAR * away - BELOW * (~fits).double() - BESIDE * aside.double()
 
 
 def _distance(priors: Priors, truths: Truths, truth: Tensor, prior: Tensor) -> Tensor:
     """f64 [P] px from the truth's centre to the prior's point."""
-    shapes = truths.shapes[truth].double()
+    shapes = truths.shapes.index_select(0, truth).double()
     centre = shapes[:, :2] if truths.obbs is not None else (shapes[:, :2] + shapes[:, 2:]) / 2
-    return (priors.points[prior] - centre).square().sum(1).sqrt()
+    return (priors.points.index_select(0, prior) - centre).square().sum(1).sqrt()

@@ -9,6 +9,7 @@ from tercel.config import Recipe, override
 from tercel.core.finding import TercelError
 from tercel.recipes.ball import ball_demo, pingpong, pingpong_events, shuttle, shuttle_heatmap
 from tercel.recipes.boxes import boxes, boxes_demo, boxes_resnet
+from tercel.recipes.keypoints import keypoints, keypoints_demo, keypoints_heatmap, turtle
 from tercel.recipes.oriented import aerial, aerial_effdet, oriented, oriented_demo
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -21,6 +22,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         oriented_demo,
         aerial,
         aerial_effdet,
+        keypoints,
+        keypoints_demo,
+        keypoints_heatmap,
+        turtle,
         ball_demo,
         shuttle,
         shuttle_heatmap,

@@ -34,10 +34,10 @@ def oriented() -> Recipe:
         model=Model(
             backbone=SmallNet(stem=32, widths=(32, 64, 128, 192), depths=(1, 2, 2, 1)),
             neck=Fpn(width=40),
-            head=OrientedHead(width=40, depth=1),
+            head=OrientedHead(width=40, depth=1, box_loss="rotated_iou"),
             strides=(4, 8, 16, 32),  # persons are 6 px wide
         ),
-        train=Train(epochs=20, batch=8, evaluate_every=5),
+        train=Train(epochs=18, batch=4, lr=1.5e-3, evaluate_every=6),
         evaluate=Evaluate(suppress_iou=0.5, score_floor=0.005, max_detections=500),
     )
 
@@ -57,7 +57,7 @@ def aerial() -> Recipe:
         model=Model(
             backbone=SmallNet(stem=32, widths=(32, 64, 128, 192), depths=(1, 2, 2, 1)),
             neck=BiFpn(width=64, repeats=3),
-            head=OrientedHead(width=64),
+            head=OrientedHead(width=64, box_loss="rotated_iou"),
         ),
         train=Train(epochs=40, batch=8, evaluate_every=4),
         evaluate=Evaluate(suppress_iou=0.5, max_detections=500, max_candidates=5000),

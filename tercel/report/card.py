@@ -64,7 +64,9 @@ def _what(view: View, recipe: Mapping[str, Any]) -> str:
     classes = view.schema.classes
     names = ", ".join(_safe(c) for c in classes)
     kind = f"A detector ({_safe(recipe.get('task', 'boxes'))})"
-    return f"{kind} for {len(classes)} class{'es' if len(classes) != 1 else ''}: {names}."
+    points = ", ".join(_safe(k) for k in view.schema.keypoints)
+    more = f" {len(view.schema.keypoints)} named points: {points}." if points else ""
+    return f"{kind} for {len(classes)} class{'es' if len(classes) != 1 else ''}: {names}.{more}"
 
 
 def _scores(view: View) -> list[str]:
@@ -81,16 +83,29 @@ def _scores(view: View) -> list[str]:
         return [f"Under the rule {_safe(view.rule)}:", *out, *_rules(view)]
     table = view.report.get("table") or ()
     if table:
-        spread = {s.where.get("class"): s for s in view.scores if s.name == "AP" and set(s.where) == {"class"}}
+        main = "OKS_AP" if view.task == "keypoints" else "AP"
+        spread = {s.where.get("class"): s for s in view.scores if s.name == main and set(s.where) == {"class"}}
         rows = []
         for r in table:
             s = spread.get(r["class"])
             values = (fixed(r.get("AP")), _interval(s) if s else "–", fixed(r.get("AP50")))
             best = (fixed(r.get("threshold"), 2), fixed(r.get("precision")), fixed(r.get("recall")))
             rows.append((_safe(r["class"]), *values, count(r.get("GT")), *best))
-        head = ("class", "AP", "95 % interval", "AP50", "objects", "threshold", "precision", "recall")
+        head = ("class", main, "95 % interval", f"{main}50", "objects", "threshold", "precision", "recall")
         out += ["Per class; threshold, precision and recall where F1 is best:", _rows(head, rows)]
-    return out
+    return [*out, *_points(view)]
+
+
+def _points(view: View) -> list[str]:
+    """PCK and errors of each named point."""
+    names = ("PCK@.05", "PCK@.1")
+    rows = [
+        (_safe(r.get("point")), count(r.get("n")), *(fixed(r.get(n)) for n in names), fixed(r.get("median_px"), 2),
+         fixed(100 * score_of(r.get("median")), 1), fixed(r.get("swap_rate")))
+        for r in view.report.get("points") or ()
+    ]  # fmt: skip
+    head = ("point", "labelled", *names, "median error, px", "median error, % of the size", "swap rate")
+    return ["Per point:", _rows(head, rows)] if rows else []
 
 
 def _rules(view: View) -> list[str]:

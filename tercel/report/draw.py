@@ -23,6 +23,7 @@ from tercel.core.geometry import box_corners, obb_corners
 from tercel.core.objects import Objects
 from tercel.core.schema import Schema
 from tercel.core.warp import Warp, scaling, translation
+from tercel.report import skeleton
 
 Picture = NDArray[np.uint8]
 Color = tuple[int, int, int]
@@ -80,8 +81,9 @@ def draw(
 
     Predictions and truth given as `objects` are solid in the colour of their class, `truth` lies under them in dashed
     white, ignore regions are dashed grey. An oriented box is drawn instead of its hull, with a line to its front where
-    that is known. A hidden point is a ring. A label that would cover another one is left out (high scores first): the
-    colour still says the class.
+    that is known. Named points have the colour of their side where the schema says which are left and right, else that
+    of the class; a hidden one is a ring, an absent one does not show. A label that would cover another one is left out
+    (high scores first): the colour still says the class.
 
     Args:
         image: u8 RGB [H,W,3]; grey [H,W] and [H,W,1] are shown as grey.
@@ -237,7 +239,8 @@ def _strokes(o: Objects, schema: Schema, width: int, color: Color | None) -> lis
         if o.heading is not None and o.headed is not None and o.headed[i]:
             out.append(_Stroke(_front(o, int(i)), ink, max(1, width // 2), closed=False, dashed=color is not None))
         if o.points is not None and o.visible is not None:
-            out += _skeleton(o.points[i].astype(np.float64), o.visible[i], schema, ink, width)
+            truth = color is not None
+            out += _skeleton(o.points[i].astype(np.float64), o.visible[i], schema, ink, width, truth)
     return out
 
 
@@ -256,18 +259,30 @@ def _front(o: Objects, i: int) -> NDArray[np.float64]:
 
 
 def _skeleton(
-    points: NDArray[np.float64], visible: NDArray[np.uint8], schema: Schema, ink: Color, width: int
+    points: NDArray[np.float64],
+    visible: NDArray[np.uint8],
+    schema: Schema,
+    ink: Color,
+    width: int,
+    truth: bool = False,
 ) -> list[_Stroke]:
+    """Edges, then points [K,2], each in the colour of its side; all in `ink` for truth and where no side is known."""
+    thin = max(1, width // 2)
+    if len(points) == 1:  # a ball is ringed, its pixels stay in view
+        return [_Stroke(points, ink, thin, radius=width * 3.0 + 2)] if visible[0] else []
+    named = len(schema.keypoints) == len(points)
+    sided = named and bool(schema.flip_pairs) and not truth and ink != IGNORED
     out = []
-    if len(schema.keypoints) == len(points):
-        for a, b in schema.edges:
-            i, j = schema.keypoints.index(a), schema.keypoints.index(b)
-            if visible[i] and visible[j]:
-                out.append(_Stroke(points[[i, j]], ink, max(1, width // 2), closed=False))
-    radius = width * 1.5 + 1 if len(points) > 1 else width * 3.0 + 2  # a ball is ringed, its pixels stay in view
-    for k in np.flatnonzero(visible):
-        solid = visible[k] == 2 and len(points) > 1
-        out.append(_Stroke(points[k : k + 1], ink, max(1, width // 2), radius=radius, filled=bool(solid)))
+    for i, j, side in skeleton.edges(schema) if named else ():
+        if visible[i] and visible[j]:
+            color = skeleton.COLORS[side] if sided else ink
+            out.append(_Stroke(points[[i, j]], color, thin, closed=False, dashed=truth))
+    side_of = skeleton.sides(schema) if sided else np.zeros(len(points), np.int64)
+    shown = np.flatnonzero(visible)
+    radius = skeleton.radius(points[shown], width)
+    for k in shown:
+        color = skeleton.COLORS[int(side_of[k])] if sided else ink
+        out.append(_Stroke(points[k : k + 1], color, thin, radius=radius, filled=bool(visible[k] >= 2)))
     return out
 
 
@@ -381,6 +396,8 @@ def _legend(canvas: Picture, objects: Objects, truth: Objects | None, schema: Sc
     used = set(objects.labels[~objects.ignore].tolist())
     names = [(schema.classes[c] if c < len(schema.classes) else f"class {c}", class_color(c)) for c in sorted(used)]
     ignored = bool(objects.ignore.any()) or (truth is not None and bool(truth.ignore.any()))
+    if schema.flip_pairs and objects.points is not None:
+        names += [(skeleton.WORDS[side], skeleton.COLORS[side]) for side in (-1, 1, 0)]
     names += [("truth", TRUTH)] if truth is not None else []
     names += [("ignored", IGNORED)] if ignored else []
     h, w = canvas.shape[:2]

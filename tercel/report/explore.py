@@ -1,4 +1,4 @@
-"""What is in a data set, or in several side by side: sizes, angles, places and densities of their objects, and samples.
+"""What is in a data set, or in several side by side: sizes, angles, places, poses of their objects, and samples.
 
 For a look before training: labels that are looser, larger or turned another way than those of the other sets show here.
 """
@@ -17,6 +17,7 @@ from tercel.core.files import write_atomic
 from tercel.core.finding import Finding, Ledger, Severity, TercelError
 from tercel.core.record import Dataset
 from tercel.data.source import read
+from tercel.report import explore_points
 from tercel.report.draw import draw
 from tercel.report.error_plots import place_plot
 from tercel.report.page import page, swatch
@@ -140,10 +141,9 @@ def write_exploration(sets: Sequence[Dataset], out: Path) -> tuple[Finding, ...]
     for data in sets:
         if not len(data):
             raise TercelError(f"{data.source} holds no picture", "give another source or split")
-        if any(len(r.frames) > 1 or r.objects.points is not None for r in data.records):
-            raise TercelError(
-                f"{data.source} holds videos or points, not boxes", "give data of boxes in still pictures"
-            )
+        ball = not data.schema.keypoints and any(r.objects.points is not None for r in data.records)
+        if ball or any(len(r.frames) > 1 for r in data.records):
+            raise TercelError(f"{data.source} holds videos or balls", "give data of objects in still pictures")
     ledger = Ledger()
     write_atomic(out, page("explore.html", _content(sets, ledger)))
     return ledger.findings()
@@ -168,6 +168,7 @@ def _content(sets: Sequence[Dataset], ledger: Ledger) -> dict[str, Any]:
         "classes": [(c, [_class_cell(data, s, c) for data, s in zip(sets, sides, strict=True)]) for c in classes],
         "plots": [*_histograms(sides, names), *_against(sides, names)],
         "maps": maps,
+        "points": explore_points.content(sets, names),
         "examples": [(name, _examples(data, ledger)) for name, data in zip(names, sets, strict=True)],
         "findings": [(name, list(data.findings)) for name, data in zip(names, sets, strict=True)],
     }
@@ -337,7 +338,7 @@ def _shape(data: Dataset) -> tuple[float, float]:
 
 def _examples(data: Dataset, ledger: Ledger) -> list[dict[str, str]]:
     """Pictures with the median number of objects, with many, and with the most, their labels drawn."""
-    from tercel.data.images import read_image
+    from tercel.data.video import read_frame
 
     order = sorted(range(len(data)), key=lambda i: (len(data.records[i].objects), data.records[i].id))
     places = (np.array([0.5, 0.9, 1.0])[:EXAMPLES] * (len(order) - 1)).round().astype(int)
@@ -345,7 +346,7 @@ def _examples(data: Dataset, ledger: Ledger) -> list[dict[str, str]]:
     for i in dict.fromkeys(order[k] for k in places):
         r = data.records[i]
         try:
-            image = read_image(r.frames[0].path)
+            image = read_frame(r.frames[0])
             drawn = draw(image, r.objects, data.schema, labels=False, legend=True)
         except (TercelError, ValueError) as e:
             ledger.add("explore.picture", Severity.WARNING, "pictures cannot be shown", f"{r.id}: {e}")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tercel.core.finding import Finding, Ledger, Severity, TercelError
 from tercel.core.objects import Objects
-from tercel.core.record import Dataset
+from tercel.core.record import Dataset, Frame
 from tercel.metrics.match import Mistake
 from tercel.report.draw import Picture, crop, draw
 from tercel.report.judge import HIT, IGNORED, Judged
@@ -51,13 +50,19 @@ class Gallery:
         data: the pictures' truth.
         preds: one per record of `data`, in its order.
         judged: the verdicts on them.
-        read: loads a picture file as RGB u8 (tercel.data.images.read_image).
+        read: loads a frame as RGB u8 (tercel.data.video.read_frame).
+        measure: what the overlaps of the verdicts are: IoU, or OKS of points.
     """
 
     def __init__(
-        self, data: Dataset, preds: Sequence[Objects], judged: Judged, read: Callable[[Path], Picture]
+        self,
+        data: Dataset,
+        preds: Sequence[Objects],
+        judged: Judged,
+        read: Callable[[Frame], Picture],
+        measure: str = "IoU",
     ) -> None:
-        self.data, self.preds, self.judged, self.read = data, preds, judged, read
+        self.data, self.preds, self.judged, self.read, self.measure = data, preds, judged, read, measure
         self._ledger = Ledger()
         self._pictures: dict[int, Picture | None] = {}
 
@@ -127,11 +132,8 @@ class Gallery:
             return self._pictures[p]
         record, frame = self.data.records[p], self.data.records[p].frames[0]
         self._pictures[p] = None
-        if frame.index >= 0:
-            self._ledger.add("report.video", Severity.INFO, "frames of videos are not shown in the gallery", str(frame))
-            return None
         try:
-            image = self.read(frame.path)
+            image = self.read(frame)
         except TercelError as e:
             message = "pictures cannot be read any more, so their mistakes are not shown"
             self._ledger.add("report.picture", Severity.WARNING, message, e.message)
@@ -146,7 +148,7 @@ class Gallery:
 
     def _false_positive(self, p: int, row: int, image: Picture) -> Exhibit:
         record, v, classes = self.data.records[p], self.judged.verdicts[p], self._classes
-        about, overlap = int(v.about[row]), f"IoU {v.iou[row]:.2f}"
+        about, overlap = int(v.about[row]), f"{self.measure} {v.iou[row]:.2f}"
         other = classes[int(record.objects.labels[about])] if about >= 0 else ""
         text = {
             Mistake.DUPLICATE: f"duplicate ({overlap}): the object was found already",
@@ -178,9 +180,9 @@ class Gallery:
         elif best < 0:
             text = "nothing detected there"
         elif v.kind[best] in (Mistake.CLASS, Mistake.BOTH):
-            text = f"taken for {classes[int(pred.labels[best])]} (IoU {v.iou[best]:.2f})"
+            text = f"taken for {classes[int(pred.labels[best])]} ({self.measure} {v.iou[best]:.2f})"
         else:
-            text = f"badly placed: IoU {v.iou[best]:.2f} < {self.judged.iou:g}"
+            text = f"badly placed: {self.measure} {v.iou[best]:.2f} < {self.judged.iou:g}"
         picture = self._scene(image, p, truth.boxes[row], np.zeros(len(pred), np.bool_), truth[[row]])
         return Exhibit(picture, record.id, classes[int(truth.labels[row])], score, text, _extent(truth, row))
 

@@ -17,10 +17,14 @@ from tercel.config import Recipe, flat, load
 from tercel.core.files import read_json, write_atomic
 from tercel.core.finding import Finding, Score, Severity, TercelError
 from tercel.core.record import Dataset
+from tercel.metrics.keypoints import point_sigmas
 from tercel.report import plots
 from tercel.report.errors import calibration
 from tercel.report.errors import content as errors_of
 from tercel.report.errors import thresholds as at_thresholds
+from tercel.report.keypoints import MEANING as POINT_MEANING
+from tercel.report.keypoints import PointWalls
+from tercel.report.keypoints import content as points_of
 from tercel.report.page import page, swatch
 from tercel.report.pictures import samples
 from tercel.report.reading import View, read_run, thresholds_of, to_finding
@@ -76,8 +80,9 @@ def _content(view: View) -> dict[str, Any]:
 
         ball = content(view)
     curves, places, walls, notes = _detections(view) if ball is None else ([], [], [], ball.pop("notes"))
-    errors, more = errors_of(view) if ball is None else (None, ())
-    calibrated, doubts = calibration(view) if ball is None else (None, ())
+    boxes = ball is None and view.task != "keypoints"  # errors of boxes are no errors of points
+    errors, more = errors_of(view) if boxes else (None, ())
+    calibrated, doubts = calibration(view) if boxes else (None, ())
     learning, sample_notes = samples(view, SAMPLE_BYTES if ball is None else BALL_SAMPLE_BYTES)
     findings = view.findings + [f for f in (*notes, *more, *doubts, *sample_notes) if f not in view.findings]
     rank = list(Severity)
@@ -90,6 +95,8 @@ def _content(view: View) -> dict[str, Any]:
         "title": f"{view.name} · Tercel",
         "state": _state(view),
         "tiles": [_tile(s, view) for s in view.headline],
+        "points": points_of(view),
+        "measure": measure_of(view),
         "operating": _operating(view) if ball is None else None,
         "basis": _basis(view),
         "loud": [f for f in findings if f.severity is not Severity.INFO],
@@ -155,7 +162,13 @@ def _tile(s: Score, view: View) -> dict[str, Any]:
 def _meaning(name: str, view: View) -> str:
     if view.task == "ball":
         return f"rule {view.rule}" if name == "F1" else _BALL_MEANING.get(name, "")
-    return _MEANING.get(name, f"recall, {name[2:]} detections" if name[:2] == "AR" else "")
+    words = POINT_MEANING | _MEANING
+    return words.get(name, f"recall, {name[2:]} detections" if name[:2] == "AR" else "")
+
+
+def measure_of(view: View) -> str:
+    """How the overlap of a detection with the truth is called."""
+    return "OKS" if view.task == "keypoints" else "IoU"
 
 
 def _operating(view: View) -> dict[str, Any] | None:
@@ -225,7 +238,8 @@ def _previous(view: View) -> dict[str, Any] | None:
 
 def _table(view: View) -> list[dict[str, Any]]:
     """One row per class, with the interval of its AP and a swatch."""
-    spread = {s.where.get("class"): s for s in view.scores if s.name == "AP" and set(s.where) == {"class"}}
+    main = "OKS_AP" if view.task == "keypoints" else "AP"
+    spread = {s.where.get("class"): s for s in view.scores if s.name == main and set(s.where) == {"class"}}
     rows = []
     for r in view.report.get("table") or ():
         s, name = spread.get(r["class"]), str(r["class"])
@@ -247,7 +261,7 @@ def _overall(view: View) -> list[dict[str, Any]]:
 
 def _logged(view: View) -> list[str]:
     names = [s["name"] for s in _overall(view)[-1]["scores"]] if view.evals else []
-    order = ("F1", "recall") if view.task == "ball" else ("AP", "AP50", "AP75", "OKS_AP", "MR-2", "JI", "F1")
+    order = ("F1", "recall") if view.task == "ball" else ("AP", "AP50", "AP75", "OKS_AP", "PCK@.05", "MR-2", "JI", "F1")
     return [n for n in order if n in names][:2]
 
 
@@ -265,16 +279,20 @@ def _detections(
         x, y = (np.array([score_of(v) for v in c[k]], dtype=np.float64) for k in ("recall", "precision"))
         curves.append(plots.Curve("mean" if name is None else str(name), label, c["iou"], x, y, at if marked else None))
     total = sum(int(r.get("GT") or 0) for r in rows.values())
-    out = plots.pr_plots(curves, f"n = {count(total)} objects")
+    out = plots.pr_plots(curves, f"n = {count(total)} objects", measure_of(view))
     if view.judged is None or view.data is None:
         return out, [], [], ()
     judged, preds = view.judged
     limits, chosen = thresholds_of(view)
-    out += plots.score_histogram(judged) + plots.size_histogram(judged, limits)
+    out += plots.score_histogram(judged, measure=measure_of(view))
+    out += plots.size_histogram(judged, limits, measure_of(view))
 
-    from tercel.data.images import read_image
+    from tercel.data.video import read_frame
 
-    walls = Walls(view.data, preds, judged, limits, chosen, read_image)
+    if view.task == "keypoints":
+        walls: Walls = PointWalls(view.data, preds, judged, limits, chosen, read_frame, point_sigmas(view.data.schema))
+    else:
+        walls = Walls(view.data, preds, judged, limits, chosen, read_frame)
     return out, walls.places(), walls.all(), walls.findings
 
 

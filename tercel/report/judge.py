@@ -35,18 +35,19 @@ class Verdict:
     hit_by: NDArray[np.int64]
 
 
-def judge(truth: Objects, pred: Objects, iou: float = 0.5) -> Verdict:
-    """Match one picture by the COCO rule and name each failure (see `Mistake`)."""
-    found = match(truth, pred, iou)
+def judge(truth: Objects, pred: Objects, iou: float = 0.5, sigmas: Sequence[float] | None = None) -> Verdict:
+    """Match one picture by the COCO rule and name each failure (see `Mistake`); by the OKS of points with `sigmas`."""
+    found = match(truth, pred, iou, sigmas)
     kind = np.array(
         [
             IGNORED if spared else HIT if wrong is None else str(wrong)
-            for spared, wrong in zip(found.ignored, mistakes(truth, pred, found, iou), strict=True)
+            for spared, wrong in zip(found.ignored, mistakes(truth, pred, found, iou, sigmas=sigmas), strict=True)
         ],
         dtype="U16",
     )
-    overlap = overlaps(truth, pred)
-    overlap[:, truth.ignore] = -1
+    counted = Pool.of([truth], sigmas).counted
+    overlap = overlaps(truth, pred, sigmas)
+    overlap[:, ~counted] = -1
     same = pred.labels[:, None] == truth.labels[None]
     about = np.full(len(pred), -1)
     if len(truth):
@@ -55,12 +56,13 @@ def judge(truth: Objects, pred: Objects, iou: float = 0.5) -> Verdict:
         about = np.where(np.isin(kind, (Mistake.CLASS, Mistake.BOTH)), other, about)
         about = np.where(kind == HIT, found.pred_to_truth, about)
     at = np.where(about >= 0, overlap[np.arange(len(pred)), about], 0.0) if len(truth) else np.zeros(len(pred))
-    return Verdict(kind, about, at, np.where(truth.ignore, -1, found.truth_to_pred))
+    return Verdict(kind, about, at, np.where(counted, found.truth_to_pred, -1))
 
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """All pictures, as columns over all predictions (N) and over all truths that count (M, ignored ones left out).
+    """All pictures, as columns over all predictions (N) and over all truths that count (M): ignored ones are left out,
+    and where points are judged those without a labelled point.
 
     Attributes:
         ids: picture ids; `pred_picture` [N] and `truth_picture` [M] index into it, `pred_row` and `truth_row` into
@@ -91,11 +93,18 @@ class Judged:
         return out
 
 
-def judge_all(ids: Sequence[str], truths: Sequence[Objects], preds: Sequence[Objects], iou: float = 0.5) -> Judged:
+def judge_all(
+    ids: Sequence[str],
+    truths: Sequence[Objects],
+    preds: Sequence[Objects],
+    iou: float = 0.5,
+    sigmas: Sequence[float] | None = None,
+) -> Judged:
     """`judge` for many pictures."""
-    verdicts = tuple(judge(t, p, iou) for t, p in zip(truths, preds, strict=True))
-    kept = [np.flatnonzero(~t.ignore) for t in truths]
-    every, found = Pool.of(truths), []
+    verdicts = tuple(judge(t, p, iou, sigmas) for t, p in zip(truths, preds, strict=True))
+    every, found = Pool.of(truths, sigmas), []
+    ends = np.cumsum(np.bincount(every.picture[every.counted], minlength=len(truths)))
+    kept = np.split(every.row[every.counted], ends[:-1]) if truths else []
     for v, p, rows in zip(verdicts, preds, kept, strict=True):
         scores = np.append(np.ones(len(p)) if p.scores is None else p.scores, -1.0)  # index -1: not found
         found.append(scores[v.hit_by[rows]])
@@ -115,6 +124,6 @@ def judge_all(ids: Sequence[str], truths: Sequence[Objects], preds: Sequence[Obj
         truth_picture=np.repeat(np.arange(len(truths)), [len(k) for k in kept]),
         truth_row=joined(kept, np.int64),
         truth_label=joined([t.labels[k] for t, k in zip(truths, kept, strict=True)], np.int64),
-        truth_size=np.sqrt(every.areas[~every.ignore]),
+        truth_size=np.sqrt(every.areas[every.counted]),
         truth_score=joined(found, np.float64),
     )

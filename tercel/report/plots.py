@@ -206,8 +206,8 @@ def score_plots(evals: Sequence[Mapping[str, Any]], names: Sequence[str]) -> lis
 # -- detections ---------------------------------------------------------------------------------------------------
 
 
-def pr_plots(curves: Sequence[Curve], rule: str = "") -> list[Plot]:
-    """One plot per IoU, one line per class (at most eight, from best to worst), chosen thresholds as dots."""
+def pr_plots(curves: Sequence[Curve], rule: str = "", measure: str = "IoU") -> list[Plot]:
+    """One plot per IoU (or OKS), one line per class (at most eight, from best to worst), chosen thresholds as dots."""
     out = []
     for iou in sorted({c.iou for c in curves}):
         all_here = [c for c in curves if c.iou == iou and c.label >= 0 and np.isfinite(c.precision).any()]
@@ -231,16 +231,16 @@ def pr_plots(curves: Sequence[Curve], rule: str = "") -> list[Plot]:
             ax.set_ylabel("precision")
             ax.legend(loc="lower left", frameon=False, fontsize=7.5, handlelength=1.4)
 
-        note = f"{rule}{'; ' if rule else ''}the area under a line is its AP at IoU {iou:g}"
+        note = f"{rule}{'; ' if rule else ''}the area under a line is its AP at {measure} {iou:g}"
         if any(c.chosen is not None for c in here):
             note += "; dots: the score threshold with the best F1"
         if len(all_here) > len(here):
             note += f"; {len(here)} of {len(all_here)} classes, from best to worst"
-        out.append(Plot(f"Precision and recall at IoU {iou:.2f}", note, _svg(fill, (4.3, 3.1))))
+        out.append(Plot(f"Precision and recall at {measure} {iou:.2f}", note, _svg(fill, (4.3, 3.1))))
     return out
 
 
-def score_histogram(j: Judged, floor: float = 0.05) -> list[Plot]:
+def score_histogram(j: Judged, floor: float = 0.05, measure: str = "IoU") -> list[Plot]:
     """Hits upwards, false positives downwards, by score; ignored detections are in neither."""
     shown = (j.score >= floor) & (j.kind != IGNORED)
     if not shown.any():
@@ -267,11 +267,11 @@ def score_histogram(j: Judged, floor: float = 0.05) -> list[Plot]:
         ax.set_ylabel("detections")
 
     below = int(((j.score < floor) & (j.kind != IGNORED)).sum())
-    note = f"n = {int(shown.sum())} detections with score ≥ {floor:g} ({below} below), matched at IoU {j.iou:g}"
+    note = f"n = {int(shown.sum())} detections with score ≥ {floor:g} ({below} below), matched at {measure} {j.iou:g}"
     return [Plot("Scores of hits and false positives", note, _svg(fill, (4.3, 3.1)))]
 
 
-def size_histogram(j: Judged, thresholds: NDArray[np.float64]) -> list[Plot]:
+def size_histogram(j: Judged, thresholds: NDArray[np.float64], measure: str = "IoU") -> list[Plot]:
     """Truths by size, found or missed at each class's threshold, with the share found above each bar."""
     if not len(j.truth_size):
         return []
@@ -296,8 +296,8 @@ def size_histogram(j: Judged, thresholds: NDArray[np.float64]) -> list[Plot]:
         ax.set_ylabel("objects")
 
     note = (
-        f"n = {len(size)} objects; {int(found.sum())} found (green), {int((~found).sum())} missed, at IoU {j.iou:g} and"
-        " the best-F1 threshold of each class"
+        f"n = {len(size)} objects; {int(found.sum())} found (green), {int((~found).sum())} missed, at {measure} "
+        f"{j.iou:g} and the best-F1 threshold of each class"
     )
     return [Plot("Found and missed by size", note, _svg(fill, (4.3, 3.1)))]
 

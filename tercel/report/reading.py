@@ -25,11 +25,13 @@ from tercel.core.record import Dataset
 from tercel.core.schema import Schema
 from tercel.core.track import Track
 from tercel.engine.run import Run
+from tercel.metrics.keypoints import point_sigmas
 from tercel.report.judge import Judged, judge_all
 from tercel.report.words import score_of
 
 IOU = 0.5  # at which single detections are called right or wrong in pictures and histograms
-MAIN = ("AP", "AP50", "AP75", "OKS_AP", "MR-2", "JI")  # headline scores, as far as there are any, then the widest AR
+# Headline scores, as far as there are any, then the widest AR.
+MAIN = ("AP", "AP50", "AP75", "OKS_AP", "OKS_AP50", "PCK@.05", "PCK@.1", "swap_rate", "MR-2", "JI")
 BALL = ("F1", "precision", "recall", "accuracy", "AP")  # headline scores of a ball run, under its main rule
 
 
@@ -152,7 +154,9 @@ class View:
         if self.data is None or self.preds is None:
             return None
         preds = [self.preds.get(r.id, Objects.empty(r.size)) for r in self.data.records]
-        return judge_all([r.id for r in self.data.records], [r.objects for r in self.data.records], preds, IOU), preds
+        sigmas = point_sigmas(self.data.schema) if self.task == "keypoints" else None
+        sides = [r.objects for r in self.data.records], preds
+        return judge_all([r.id for r in self.data.records], *sides, IOU, sigmas), preds
 
     @cached_property
     def changed(self) -> list[tuple[str, Any, Any]]:
@@ -320,6 +324,10 @@ def _comparable(
     classes = (info.get("schema") or {}).get("classes")
     if classes and list(data.schema.classes) != list(classes):
         note("the validation labels have other classes now: no gallery", 1, [])
+        return None
+    points = (info.get("schema") or {}).get("keypoints")
+    if points and list(data.schema.keypoints) != list(points):
+        note("the validation labels name other points now: no gallery", 1, [])
         return None
     extra = [i for i in preds if i not in {r.id for r in data.records}]
     lacking = [r.id for r in data.records if r.id not in preds]

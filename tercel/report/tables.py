@@ -58,6 +58,10 @@ def print_report(console: Console, scores: Sequence[Score], report: Mapping[str,
             print_events(console, [Score.from_json(s) for s in events["scores"]], events)
     elif kind == "events":
         print_events(console, scores, report)
+    elif kind == "keypoints":
+        from tercel.report.keypoint_tables import print_keypoints  # it needs what is below
+
+        print_keypoints(console, scores, report)
     else:
         print_scores(console, scores, report.get("table") or (), report.get("sizes") or ())
         print_breakdown(console, report)

@@ -76,17 +76,18 @@ class Walls:
     Args:
         data: the pictures' truth. preds: one per record. judged: the verdicts on them.
         thresholds: f64 [C], score from which a detection of a class counts; NaN = none does. chosen: that in words.
-        read: loads a picture file as RGB u8.
+        read: loads a frame as RGB u8. sigmas: those by whose OKS points were judged; None = by IoU.
     """
 
     def __init__(
         self, data: Dataset, preds: Sequence[Objects], judged: Judged, thresholds: Floats, chosen: str,
-        read: Callable[..., Any],
+        read: Callable[..., Any], sigmas: Sequence[float] | None = None,
     ) -> None:  # fmt: skip
-        self.gallery = Gallery(data, preds, judged, read)
+        self.measure = "IoU" if sigmas is None else "OKS"
+        self.gallery = Gallery(data, preds, judged, read, self.measure)
         self.judged, self.thresholds, self.chosen = judged, thresholds, chosen
-        self.preds, self.every = Pool.of(preds), Pool.of([r.objects for r in data.records])
-        truths = self.every.take(np.flatnonzero(~self.every.ignore))
+        self.preds, self.every = Pool.of(preds, sigmas), Pool.of([r.objects for r in data.records], sigmas)
+        truths = self.every.take(np.flatnonzero(self.every.counted))
         self.parts = preds, [r.objects for r in data.records]
         canvas = np.array([[r.size[1], r.size[0]] * 2 for r in data.records], np.float64).reshape(-1, 4)
         usual = _usual(np.sqrt(truths.areas), judged.truth_picture, len(data.records))
@@ -120,7 +121,7 @@ class Walls:
     def false_positives(self) -> dict[str, Any]:
         used = self.wrong & self.counts
         parts = self._parts(self.wrong, used, self.found, self.gallery.false_positives)
-        note = f"{_n(used)} at {self.chosen} and IoU {self.judged.iou:g}, {_n(self.wrong)} in all; "
+        note = f"{_n(used)} at {self.chosen} and {self.measure} {self.judged.iou:g}, {_n(self.wrong)} in all; "
         note += "shown by size and place, and there by score, at most three per picture first. "
         note += self._usual_words()
         return {"title": "Most confident false positives", "note": note, "empty": "No false positive to show.",
@@ -130,7 +131,8 @@ class Walls:
         lost, limits = ~self.judged.found(self.thresholds), self.thresholds
         parts = self._parts(lost, lost, self.truth, lambda c, mask: self.gallery.misses(limits, c, mask))
         note = f"{_n(lost)} of {count(len(lost))} objects were missed at {self.chosen} and "
-        note += f"IoU {self.judged.iou:g}; shown by size and place, there in turn by size and class, large ones first."
+        note += f"{self.measure} {self.judged.iou:g}; shown by size and place, there in turn by size and class, "
+        note += "large ones first."
         return {"title": "Missed objects", "note": note, "empty": "No missed object to show.", "parts": parts}
 
     def _parts(
@@ -171,6 +173,12 @@ class Walls:
             note += "where they are most."
             out.append(error_plots.place_plot("Where false positives lie", note, here, self.shape))
         return out
+
+    def wall(self, title: str, note: str, empty: str, rows: Ints, words: Sequence[str]) -> dict[str, Any]:
+        """A wall of some detections, `rows` of all, in this order, with what is to be said of each."""
+        items = [_exhibit(e) for e in self.gallery.detections(rows, words, SHOWN)]
+        parts = [{"title": "", "note": "", "items": items}] if items else []
+        return {"title": title, "note": note, "empty": empty, "parts": parts}
 
     # -- how found boxes lie --------------------------------------------------------------------------------------
 
@@ -271,9 +279,7 @@ class _Placed:
         return self._wall("Fronts at the wrong end", note, "No wrong front to show.", chosen, words)
 
     def _wall(self, title: str, note: str, empty: str, chosen: Ints, words: Sequence[str]) -> dict[str, Any]:
-        items = [_exhibit(e) for e in self.of.gallery.detections(self.rows[chosen], words, SHOWN)]
-        parts = [{"title": "", "note": "", "items": items}] if items else []
-        return {"title": title, "note": note, "empty": empty, "parts": parts}
+        return self.of.wall(title, note, empty, self.rows[chosen], words)
 
 
 def _usual(size: Floats, picture: Ints, pictures: int) -> Floats:

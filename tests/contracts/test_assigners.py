@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from tercel.config import Atss, SimOta, TaskAligned
+from tercel.config import Atss, Fcos, FreeAnchor, MaxIou, OneToOne, Ota, SimOta, TaskAligned
+from tercel.core.finding import TercelError
 from tercel.models import assign as module
+from tercel.models import assign_points
 from tercel.models.assign import Assigner, Assignment, Priors, Truths, assign, starved
 
 CONFIGS: dict[str, Assigner] = {
@@ -20,9 +23,20 @@ CONFIGS: dict[str, Assigner] = {
     "simota 4": SimOta(candidates=4, radius=1.0),
     "atss": Atss(),
     "atss 3": Atss(topk=3),
+    "fcos": Fcos(),
+    "fcos wide": Fcos(radius=2.5, reach=4.0),
+    "ota": Ota(),
+    "ota 5": Ota(candidates=5, radius=1.5, rounds=20, smoothing=0.5),
+    "one-to-one": OneToOne(),
+    "one-to-one lone": OneToOne(topk=1, beta=2.0),
+    "max-iou": MaxIou(),
+    "max-iou tall": MaxIou(positive=0.4, negative=0.3, side=3.0, ratio=2.0),
 }
-every = pytest.mark.parametrize("name", CONFIGS)
-shapes = pytest.mark.parametrize("oriented", [False, True], ids=["boxes", "oriented"])
+TURNED = [name for name, config in CONFIGS.items() if not isinstance(config, MaxIou)]  # also for oriented boxes
+CASES = [*((name, False) for name in CONFIGS), *((name, True) for name in TURNED)]
+every = pytest.mark.parametrize(
+    ("name", "oriented"), CASES, ids=[f"{name}-{'oriented' if turned else 'boxes'}" for name, turned in CASES]
+)
 
 
 class Case(NamedTuple):
@@ -79,11 +93,11 @@ def as_rows(a: Assignment) -> list[tuple[int, int, int]]:
 
 
 def same(a: Assignment, b: Assignment) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    pairs = [(x, y) for x, y in zip(a, b, strict=True) if x is not None or y is not None]
+    return all(x is not None and y is not None and torch.equal(x, y) for x, y in pairs)
 
 
 @every
-@shapes
 def test_form(name: str, oriented: bool) -> None:
     case = random_case(0, 90, oriented)
     got = assign(CONFIGS[name], *case)
@@ -91,14 +105,13 @@ def test_form(name: str, oriented: bool) -> None:
     assert rows == sorted(rows)
     assert len({(i, p) for i, p, _ in rows}) == len(rows)  # a prior answers for one truth
     assert torch.equal(case.truths.image[got.truth], got.image)
-    assert [x.dtype for x in got] == [torch.int64] * 3 + [torch.float32]
+    assert [x.dtype for x in got[:4]] == [torch.int64] * 3 + [torch.float32]
     assert (got.quality >= 0).all()
     assert (got.quality <= 1).all()
     assert got.quality.max() > 0.1
 
 
 @every
-@shapes
 def test_a_second_time_and_in_full_precision_whatever_autocast_does(name: str, oriented: bool) -> None:
     case = random_case(1, 90, oriented)
     base = assign(CONFIGS[name], *case)
@@ -107,7 +120,6 @@ def test_a_second_time_and_in_full_precision_whatever_autocast_does(name: str, o
 
 
 @every
-@shapes
 @pytest.mark.parametrize("count", [1, 20, 60])
 def test_no_truth_starves_while_there_is_room(name: str, oriented: bool, count: int) -> None:
     case = random_case(2, count, oriented)
@@ -115,7 +127,6 @@ def test_no_truth_starves_while_there_is_room(name: str, oriented: bool, count: 
 
 
 @every
-@shapes
 @pytest.mark.parametrize(
     ("centre", "extent", "theta"),
     [
@@ -137,7 +148,6 @@ def test_a_truth_that_holds_no_centre_gets_a_prior(
 
 
 @every
-@shapes
 @pytest.mark.parametrize("copies", [2, 4])
 def test_copies_of_one_truth_share_its_priors(name: str, oriented: bool, copies: int) -> None:
     case = one(random_case(5, 1, oriented, batch=1), (50.0, 50.0), (20.0, 20.0), 0.4, copies)
@@ -147,7 +157,6 @@ def test_copies_of_one_truth_share_its_priors(name: str, oriented: bool, copies:
 
 
 @every
-@shapes
 def test_order_of_truths_does_not_matter(name: str, oriented: bool) -> None:
     case = random_case(7, 120, oriented)
     base = assign(CONFIGS[name], *case)
@@ -159,7 +168,6 @@ def test_order_of_truths_does_not_matter(name: str, oriented: bool) -> None:
 
 
 @every
-@shapes
 def test_the_rest_of_the_batch_does_not_matter(name: str, oriented: bool) -> None:
     """Each picture alone, and the batch in another order with an empty picture, give the same positives."""
     config, (scores, boxes, priors, truths) = CONFIGS[name], random_case(8, 150, oriented, batch=3)
@@ -177,12 +185,12 @@ def test_the_rest_of_the_batch_does_not_matter(name: str, oriented: bool) -> Non
         alone = assign(config, scores[k : k + 1], boxes[k : k + 1], priors, single)
         here = mixed.image == order.index(k)
         offset = int((moved.image < order.index(k)).sum())
-        for got in (alone[1:], (mixed.prior[here], mixed.truth[here] - offset, mixed.quality[here])):
+        for got in (alone[1:4], (mixed.prior[here], mixed.truth[here] - offset, mixed.quality[here])):
             assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
-@every
-@shapes
+@pytest.mark.parametrize("name", TURNED)  # of max-IoU: tests/models/test_assign_iou.py
+@pytest.mark.parametrize("oriented", [False, True], ids=["boxes", "oriented"])
 @pytest.mark.parametrize("pairs", [1, 64, 1000])
 def test_parts_do_not_change_the_result(name: str, oriented: bool, pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     case = random_case(9, 60, oriented)
@@ -196,14 +204,14 @@ def test_parts_do_not_change_the_result(name: str, oriented: bool, pairs: int, m
         return out
 
     monkeypatch.setattr(module, "PAIRS", pairs)
-    monkeypatch.setattr(module, "cells_of", counted)
+    for user in (module, assign_points):
+        monkeypatch.setattr(user, "cells_of", counted)
     assert same(assign(CONFIGS[name], *case), base)
     assert len(seen) > 1
     assert max(seen) <= pairs  # the memory of a part is bounded, whatever the number of truths
 
 
 @every
-@shapes
 def test_1500_truths_in_one_picture(name: str, oriented: bool) -> None:
     """None is cut off: 1,500 truths, 10 px, spread over 640 x 640, and the 1,500th is served like the first."""
     g = torch.Generator().manual_seed(0)
@@ -226,18 +234,16 @@ def test_1500_truths_in_one_picture(name: str, oriented: bool) -> None:
 
 
 @every
-@shapes
 def test_no_truth(name: str, oriented: bool) -> None:
     case = random_case(0, 1, oriented)
     empty = case.truths.take(torch.zeros(0, dtype=torch.long))
     got = assign(CONFIGS[name], *case._replace(truths=empty))
-    assert [len(x) for x in got] == [0, 0, 0, 0]
-    assert [x.dtype for x in got] == [torch.int64] * 3 + [torch.float32]
+    assert [len(x) for x in got[:4]] == [0, 0, 0, 0]
+    assert [x.dtype for x in got[:4]] == [torch.int64] * 3 + [torch.float32]
     assert starved(got, empty) == 0
 
 
 @every
-@shapes
 def test_no_overlap_at_all_is_finite(name: str, oriented: bool) -> None:
     """At the start no prediction may touch its truth, and saturated scores are exactly 0 or 1."""
     _, boxes, priors, truths = random_case(10, 30, oriented)
@@ -250,14 +256,13 @@ def test_no_overlap_at_all_is_finite(name: str, oriented: bool) -> None:
 
 
 @every
-@shapes
 def test_carries_no_gradient(name: str, oriented: bool) -> None:
     scores, boxes, priors, truths = random_case(12, 10, oriented)
     got = assign(CONFIGS[name], scores.requires_grad_(), boxes.requires_grad_(), priors, truths)
     assert not got.quality.requires_grad
 
 
-@every
+@pytest.mark.parametrize("name", TURNED)
 def test_upright_oriented_truths_have_the_candidates_of_boxes(name: str) -> None:
     """With the overlap set to a constant, geometry only says who is a candidate: the same for an upright box."""
     scores, boxes, priors, truths = random_case(13, 80, False)
@@ -274,3 +279,60 @@ def test_upright_oriented_truths_have_the_candidates_of_boxes(name: str) -> None
 
 def half(predicted: Tensor, truth: Tensor) -> Tensor:
     return torch.full((len(predicted),), 0.5)
+
+
+# -- memory -----------------------------------------------------------------------------------------------------
+
+
+class Sizes(TorchDispatchMode):
+    """The most elements of any tensor that an operation makes."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for x in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(x, Tensor):
+                self.most = max(self.most, x.untyped_storage().nbytes() // x.element_size())
+        return out
+
+
+def spread_out(count: int) -> Case:
+    """`count` truths of 8 to 64 px in one picture of 640 x 640, and a prediction around every prior."""
+    g = torch.Generator().manual_seed(0)
+    priors, zeros = grid((640, 640)), torch.zeros(count, dtype=torch.long)
+    extent, centre = 8 + 56 * torch.rand(count, 2, generator=g), 640 * torch.rand(count, 2, generator=g)
+    half = priors.strides[:, None] * (0.5 + 3 * torch.rand(1, len(priors.points), 2, generator=g))
+    truths = truths_at(centre, extent, torch.zeros(count), False, zeros, zeros)
+    scores = torch.rand(1, len(priors.points), 1, generator=g)
+    return Case(scores, torch.cat([priors.points - half, priors.points + half], 2), priors, truths)
+
+
+def largest(config: Assigner, count: int) -> int:
+    case = spread_out(count)
+    with Sizes() as sizes:
+        a = assign(config, *case)
+    assert starved(a, case.truths) < 0.02 * count
+    return sizes.most
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_memory_grows_with_the_truths_and_not_with_their_priors(name: str) -> None:
+    """2,000 truths and 8,400 priors: the largest tensor holds a few hundred numbers per truth, not 8,400."""
+    small, large = (largest(CONFIGS[name], count) for count in (1000, 2000))
+    assert large < 700 * 2000
+    assert large < 2.3 * small
+
+
+def test_the_measure_sees_a_matrix() -> None:
+    case = spread_out(100)
+    with Sizes() as sizes:
+        (case.truths.boxes[:, None, :2] < case.priors.points).all(2)
+    assert sizes.most >= 100 * 8400
+
+
+def test_a_loss_and_oriented_boxes_are_refused_where_they_make_no_sense() -> None:
+    with pytest.raises(TercelError, match="FreeAnchor is a loss over bags"):
+        assign(FreeAnchor(), *random_case(0, 3, False))
+    with pytest.raises(TercelError, match="MaxIou knows no oriented boxes"):
+        assign(MaxIou(), *random_case(0, 3, True))

@@ -1,4 +1,5 @@
-"""What every format of (oriented) boxes keeps: write then read gives the same records, nothing is ever overwritten.
+"""What every format of (oriented) boxes and of points keeps: write then read gives the same records, nothing is ever
+overwritten.
 
 Formats of balls in video have a contract of their own, tests/contracts/test_ball_formats.py.
 """
@@ -23,12 +24,14 @@ from tercel.core.objects import Objects
 from tercel.core.record import Dataset, Frame, Record
 from tercel.core.schema import Schema
 from tercel.data import source
-from tercel.data.formats import FORMATS
+from tercel.data.formats import FORMATS, skeletons
 from tercel.data.formats.common import Options
 
 BOXES = [n for n, f in FORMATS.items() if f.TASK == "boxes"]
 ORIENTED = [n for n, f in FORMATS.items() if f.TASK == "oriented"]
-formats = pytest.mark.parametrize("name", BOXES + ORIENTED)
+# Of points, those that hold all there is; deeplabcut, deepposekit and points_json have no place for classes.
+POINTED = [n for n, f in FORMATS.items() if f.TASK == "keypoints" and getattr(f, "HOLDS_CLASSES", True)]
+formats = pytest.mark.parametrize("name", BOXES + ORIENTED + POINTED)
 oriented_formats = pytest.mark.parametrize("name", ORIENTED)
 EXACT = {"voc", "coco"}  # to the last bit; the others write shares or sums of coordinates
 NUMBERED = {"coco", "hit_uav"}  # record ids are image numbers
@@ -77,6 +80,30 @@ def with_obbs(o: Objects, obbs: Any) -> Objects:
     return o.replace(obbs=ours, boxes=obb_hull(ours), area=ours[:, 2] * ours[:, 3])
 
 
+SKELETON = Schema(
+    (),
+    ("nose", "left_ear", "right_ear", "tail"),
+    (("left_ear", "right_ear"),),
+    (("nose", "tail"),),
+    (0.05,) * 3 + (0.1,),
+)
+
+
+def posed(o: Objects, shift: float = 0.0) -> Objects:
+    """Two points at corners of the box, a hidden one at its left edge and an absent one, which differ by object."""
+    x1, y1, x2, y2 = o.boxes.T
+    points = np.stack([np.stack([x1, y1], 1), np.stack([x2, y2], 1), np.stack([x1, (y1 + y2) / 2], 1)], axis=1)
+    points = np.concatenate([points, np.zeros((len(o), 1, 2), np.float32)], axis=1)
+    visible = np.tile(np.array([2, 2, 1, 0], np.uint8), (len(o), 1))
+    for i in range(len(o)):
+        points[i], visible[i] = np.roll(points[i], i, axis=0), np.roll(visible[i], i)
+    return o.replace(points=points + np.float32(shift) * (visible > 0)[..., None], visible=visible)
+
+
+def schema_for(name: str, classes: tuple[str, ...]) -> Schema:
+    return skeletons.onto(Schema(classes), SKELETON) if name in POINTED else Schema(classes)
+
+
 def build(
     folder: Path, plan: tuple[tuple[str, ...], dict[str, Objects]], prefix: str = "", name: str = "voc"
 ) -> Dataset:
@@ -84,11 +111,11 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for k, (id_, drawn) in enumerate(plan[1].items()):
-        o = turned(drawn) if name in ORIENTED else drawn
+        o = turned(drawn) if name in ORIENTED else posed(drawn) if name in POINTED else drawn
         path = folder / f"{prefix}{k}.png"
         Image.new("RGB", (o.size[1], o.size[0]), (k, len(prefix), 3)).save(path)
         records.append(Record(id_, (Frame(path),), o.size, o, source=f"plan:{k}"))
-    return Dataset(Schema(plan[0]), tuple(records))
+    return Dataset(schema_for(name, plan[0]), tuple(records))
 
 
 def apart(a: Any, b: Any) -> float:
@@ -105,6 +132,10 @@ def check_objects(back: Objects, o: Objects, exact: bool) -> None:
     assert (back.obbs is None) == (o.obbs is None) or not len(o)
     if o.obbs is not None and len(o):
         assert apart(back.obbs, o.obbs) < 1e-3
+    assert (back.points is None) == (o.points is None) or not len(o)
+    if o.points is not None and len(o):
+        assert back.visible.tolist() == o.visible.tolist()
+        np.testing.assert_allclose(back.points, o.points, rtol=0, atol=0 if exact else 1e-4)
     fine = 0 if exact else 1e-5 if o.obbs is None else 1e-3
     np.testing.assert_allclose(back.boxes, o.boxes, rtol=0, atol=fine)
     np.testing.assert_allclose(back.areas, o.areas, rtol=0 if exact else 1e-4, atol=0 if exact else 1e-3)
@@ -115,6 +146,8 @@ def check_round_trip(format_: Any, dataset: Dataset, out: Path, exact: bool, spl
     format_.write(dataset, out, split=split)
     back: Dataset = format_.read(out, split, Options())
     assert back.schema.classes == dataset.schema.classes
+    if dataset.schema.keypoints:
+        assert dataclasses.replace(back.schema, category_ids=()) == dataset.schema
     assert {r.id for r in back.records} == {r.id for r in dataset.records}
     for r in dataset.records:
         other = back[r.id]
@@ -181,6 +214,20 @@ ORIENTED_BUGS = {k: BUGS[k] for k in list(BUGS)[4:]} | {
 }
 
 
+def placed(change: Any) -> Any:
+    return lambda o: o.replace(points=change(o.points))
+
+
+POINTED_BUGS = BUGS | {
+    "points shifted by a pixel": placed(lambda p: p + 1),
+    "x and y of points exchanged": placed(lambda p: p[..., ::-1]),
+    "order of points turned round": placed(lambda p: p[:, ::-1]),
+    "hidden points called visible": lambda o: o.replace(visible=np.where(o.visible == 1, 2, o.visible)),
+    "visibility from x": lambda o: o.replace(visible=np.where(o.points[..., 0] != 0, o.visible, 0)),
+    "absent points called hidden": lambda o: o.replace(visible=np.maximum(o.visible, 1)),
+}
+
+
 def upright(boxes: Any) -> Any:
     wh = boxes[:, 2:] - boxes[:, :2]
     return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, wh, np.zeros((len(boxes), 1))], axis=1)
@@ -188,15 +235,22 @@ def upright(boxes: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("name", "bug"),
-    [(n, b) for n in BOXES for b in BUGS] + [(n, b) for n in ORIENTED for b in ORIENTED_BUGS],
+    [(n, b) for n in BOXES for b in BUGS]
+    + [(n, b) for n in ORIENTED for b in ORIENTED_BUGS]
+    + [(n, b) for n in [*POINTED, "coco"] for b in POINTED_BUGS if n in POINTED or b not in BUGS],
 )
 def test_the_contract_catches_planted_bugs(name: str, bug: str, tmp_path: Path) -> None:
     o = Objects((40, 60), [0, 1], [[10.25, 5.5, 20.75, 30.5], [3, 4.5, 12, 14]], [False, True])
     if name in ORIENTED:
         o = with_obbs(o, [[15, 18, 25, 10.5, 0.4], [20, 9.25, 9, 9.5, -1.2]])
+    points = name in POINTED or bug not in BUGS | ORIENTED_BUGS
+    if points:
+        o = posed(o.replace(boxes=o.boxes - np.float32([3, 0, 0, 0])))  # the second one lies at x = 0
     plan = (("ball", "net"), {"1": o, "2": o[[1, 0]].replace(ignore=[False, False])})
     dataset = build(tmp_path / "in", plan)
-    good, spoil = FORMATS[name], (ORIENTED_BUGS if name in ORIENTED else BUGS)[bug]
+    if points:
+        dataset = Dataset(skeletons.onto(dataset.schema, SKELETON), dataset.records)
+    good, spoil = FORMATS[name], (ORIENTED_BUGS if name in ORIENTED else POINTED_BUGS)[bug]
 
     def write(d: Dataset, out: Path, *, split: str) -> list[Path]:
         spoilt = tuple(dataclasses.replace(r, objects=spoil(r.objects)) for r in d.records)
@@ -268,10 +322,10 @@ def test_nothing_is_written_when_a_picture_is_missing(name: str, tmp_path: Path)
 @pytest.mark.parametrize("id_", ["../escape", "/etc/x", "a/../../b", "", "a\nb"])
 def test_ids_cannot_leave_the_folder(name: str, id_: str, tmp_path: Path) -> None:
     o = Objects.empty((8, 8))
-    dataset = build(tmp_path / "in", (("ball",), {id_: o}))
+    dataset = build(tmp_path / "in", (("ball",), {id_: o}), name=name)
     other = tmp_path / "in" / "other"
     other.mkdir()
-    twin = build(other, (("ball",), {"x": o}))  # two pictures called 0.png: COCO must fall back on the ids
+    twin = build(other, (("ball",), {"x": o}), name=name)  # two pictures called 0.png: COCO must fall back on the ids
     both = Dataset(dataset.schema, dataset.records + twin.records)
     with pytest.raises(TercelError, match=r"leaves the folder|cannot be a file name"):
         FORMATS[name].write(both, tmp_path / "out")
@@ -283,7 +337,7 @@ def test_clips_are_refused(name: str, tmp_path: Path) -> None:
     o = Objects.empty((8, 8))
     video = Record("v", (Frame(tmp_path / "v.mp4", 3),), (8, 8), o)
     with pytest.raises(TercelError, match="still pictures only"):
-        FORMATS[name].write(Dataset(Schema(("ball",)), (video,)), tmp_path / "out")
+        FORMATS[name].write(Dataset(schema_for(name, ("ball",)), (video,)), tmp_path / "out")
 
 
 @formats
@@ -304,7 +358,10 @@ def test_pictures_need_not_exist_for_judging(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "other"), [(n, o) for n in BOXES for o in BOXES] + [(n, o) for n in ORIENTED for o in [*ORIENTED, "voc"]]
+    ("name", "other"),
+    [(n, o) for n in BOXES for o in BOXES]
+    + [(n, o) for n in ORIENTED for o in [*ORIENTED, "voc"]]
+    + [(n, o) for n in POINTED for o in [*POINTED, "coco", "voc", "yolo"]],
 )
 def test_converting_to_any_format_keeps_every_object(name: str, other: str, tmp_path: Path) -> None:
     FORMATS[name].write(small(tmp_path / "in", name), tmp_path / "a")
@@ -312,6 +369,8 @@ def test_converting_to_any_format_keeps_every_object(name: str, other: str, tmp_
     assert [(f.check, f.count) for f in findings][-1] == ("convert.counts", 2)
     lost = [f.count for f in findings if f.check == "convert.angles"]
     assert lost == ([2] if name in ORIENTED and other in BOXES else [])
+    lost = [f.count for f in findings if f.check == "convert.points"]
+    assert lost == ([6] if name in POINTED and other in {"voc", "yolo"} else [])
     with pytest.raises(TercelError, match=r"exists already|has a split"):
         source.convert(f"{name}:{tmp_path / 'a'}#train", tmp_path / "b", other)
 
@@ -322,6 +381,24 @@ def test_boxes_without_an_angle_do_not_become_oriented_ones(other: str, tmp_path
     with pytest.raises(TercelError, match="boxes without an angle"):
         source.convert(f"voc:{tmp_path / 'a'}#train", tmp_path / "b", other)
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("other", POINTED)
+def test_boxes_without_points_do_not_become_animals(other: str, tmp_path: Path) -> None:
+    FORMATS["voc"].write(small(tmp_path / "in", "voc"), tmp_path / "a")
+    with pytest.raises(TercelError, match="boxes without points"):
+        source.convert(f"voc:{tmp_path / 'a'}#train", tmp_path / "b", other)
+    assert not (tmp_path / "b").exists()
+
+
+@settings(max_examples=15)
+@given(plan=plans(st.integers(0, 10**6).map(str)))
+def test_coco_keeps_points_to_the_last_bit(plan: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        boxes = build(Path(folder, "in"), plan)
+        records = tuple(dataclasses.replace(r, objects=posed(r.objects)) for r in boxes.records)
+        dataset = Dataset(skeletons.onto(boxes.schema, SKELETON), records)
+        check_round_trip(FORMATS["coco"], dataset, Path(folder, "out"), exact=True)
 
 
 @oriented_formats

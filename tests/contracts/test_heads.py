@@ -22,10 +22,16 @@ from tercel.config import (
     Data,
     Evaluate,
     EventHead,
+    Fcos,
+    FreeAnchor,
     Fuse,
+    KeypointHead,
+    KeypointHeatmap,
     MaxIou,
     Model,
+    OneToOne,
     OrientedHead,
+    Ota,
     Pan,
     Recipe,
     SimOta,
@@ -43,6 +49,8 @@ from tercel.models.heads.anchors import AnchorBoxes
 from tercel.models.heads.ball_grid import Grid
 from tercel.models.heads.ball_heatmap import Heatmap
 from tercel.models.heads.boxes import DenseBoxes, DenseRaw
+from tercel.models.heads.keypoint_heatmap import PointMaps
+from tercel.models.heads.keypoints import DenseKeypoints
 from tercel.models.heads.oriented import DenseOriented
 from tercel.models.necks import neck_strides
 
@@ -71,6 +79,24 @@ def turned(rng: np.random.Generator, n: int, size: tuple[int, int] = SIZE) -> Ob
     return Objects(size, labels, obb_hull(obbs), obbs=obbs, heading=heading, headed=headed)
 
 
+def posed(o: Objects, rng: np.random.Generator, count: int) -> Objects:
+    """The objects with points in and around their boxes, up to 1.4 lengths from the centre; a third are absent."""
+    centre, length = (o.boxes[:, None, :2] + o.boxes[:, None, 2:]) / 2, (o.boxes[:, 2:] - o.boxes[:, :2]).max(1)
+    points = centre + rng.uniform(-1.4, 1.4, (len(o), count, 2)) * length[:, None, None]
+    visible = rng.integers(0, 3, (len(o), count))
+    visible[:, :1] = rng.integers(1, 3, (len(o), 1))
+    return o.replace(points=points, visible=visible)
+
+
+def lone(rng: np.random.Generator, count: int, size: tuple[int, int] = SIZE) -> Objects:
+    """One object with all its points on the canvas; a third are absent, never the first."""
+    points = (rng.uniform(0, 1, (count, 2)) * (size[1], size[0])).astype(np.float32)
+    visible = rng.integers(0, 3, (1, count))
+    visible[0, 0] = 2
+    box = np.concatenate([points.min(0), points.max(0)])
+    return Objects(size, [0], box[None], points=points[None], visible=visible)
+
+
 def balls(rng: np.random.Generator, frame: Any, size: tuple[int, int] = SIZE) -> Objects:
     """A ball in each of the given frames, anywhere on the canvas."""
     n = len(frame)
@@ -90,7 +116,7 @@ class Case:
 
     @property
     def still(self) -> bool:
-        return isinstance(self.model.head, BoxHead | AnchorHead | OrientedHead)
+        return isinstance(self.model.head, BoxHead | AnchorHead | OrientedHead | KeypointHead | KeypointHeatmap)
 
     def detector(self, seed: int = 0) -> Detector:
         torch.manual_seed(seed)
@@ -98,9 +124,12 @@ class Case:
 
     def some(self, rng: np.random.Generator, n: int) -> Objects:
         """n objects; balls: one in each frame, or n of them in any when they are more than the frames."""
-        t = self.model.clip.frames
+        t, points = self.model.clip.frames, len(self.schema.keypoints)
+        if isinstance(self.model.head, KeypointHeatmap):  # answers for one per picture
+            return lone(rng, points)
         if self.still:
-            return turned(rng, n) if isinstance(self.model.head, OrientedHead) else scatter(rng, n)
+            some = turned(rng, n) if isinstance(self.model.head, OrientedHead) else scatter(rng, n)
+            return posed(some, rng, points) if points else some
         return balls(rng, np.arange(t) if n <= 6 else rng.integers(0, t, n))
 
     def truth(self, seed: int, batch: int = 3, n: int = 6) -> list[Objects]:
@@ -119,6 +148,8 @@ class Case:
     def plant(self, bug: type[Any]) -> Any:
         """The head with a bug."""
         m = self.model
+        if self.schema.keypoints:
+            return bug(m.head, self.schema, neck_strides(m.neck, m.strides))
         if self.still:
             return bug(m.head, len(self.schema.classes), neck_strides(m.neck, m.strides))
         return bug(m.head, self.schema, neck_strides(m.neck, m.strides), m.clip)
@@ -135,6 +166,12 @@ BOXES = [
         (TaskAligned(), "varifocal", "giou"),
         (SimOta(), "quality", "diou"),
         (SimOta(), "focal", "smooth_l1"),
+        (MaxIou(side=2.0, positive=0.4, negative=0.3), "bce", "ciou"),
+        (Atss(), "quality", "giou"),
+        (Fcos(), "focal", "iou"),
+        (Ota(), "bce", "giou"),
+        (OneToOne(), "varifocal", "ciou"),
+        (FreeAnchor(), "bce", "diou"),
     ]
 ]
 ANCHORS = [
@@ -143,6 +180,8 @@ ANCHORS = [
         ("retina", Pan(width=16), AnchorHead(base=2)),
         ("separable", Pan(width=16), AnchorHead(base=2, depth=1, separable=True, scales=(1, 1.5), gamma=1.5)),
         ("bifpn", BiFpn(width=16, repeats=1), AnchorHead(assigner=MaxIou(positive=0.4), depth=0)),
+        ("atss", Pan(width=16), AnchorHead(base=2, assigner=Atss(topk=5), scales=(1,))),
+        ("free", Pan(width=16), AnchorHead(base=2, assigner=FreeAnchor(bag=20))),
     ]
 ]
 FINE = replace(TINY, neck=Fuse(width=16), strides=(4, 8, 16, 32))
@@ -198,9 +237,42 @@ ORIENTED = [
         OrientedHead(box_loss="smooth_l1", heading=True),
     )
 ]
-HEADS = [*BOXES, *ANCHORS, *ORIENTED, *BALLS]
+
+
+def names(count: int) -> tuple[str, ...]:
+    return tuple(f"point{i}" for i in range(1, count + 1))
+
+
+SMALL = BoxHead(width=16, depth=1)
+KEYPOINTS = [
+    Case(
+        f"keypoints-{k}-{label}",
+        replace(TINY, head=KeypointHead(box=box, width=16, depth=depth, depthwise=depthwise)),
+        Schema(CLASSES, names(k), sigmas=tuple(np.linspace(0.03, 0.1, k)) if k == 17 else ()),
+    )
+    for k, label, box, depth, depthwise in [
+        (1, "plain", SMALL, 0, False),
+        (6, "depthwise", SMALL, 2, True),
+        (17, "simota", replace(SMALL, assigner=SimOta(), class_loss="varifocal"), 1, False),
+        (32, "plain", SMALL, 1, False),
+    ]
+]
+POINT_MAPS = [
+    Case(
+        f"point-maps-{k}-{head.loss}",
+        replace(TINY, head=replace(head, width=16), neck=Fuse(width=16), strides=(4, 8, 16, 32)),
+        Schema(("animal",), names(k)),
+    )
+    for k, head in [
+        (1, KeypointHeatmap(stride=2)),
+        (6, KeypointHeatmap(loss="adaptive_wing")),
+        (32, KeypointHeatmap(stride=4, depth=0)),
+    ]
+]
+HEADS = [*BOXES, *ANCHORS, *ORIENTED, *KEYPOINTS, *POINT_MAPS, *BALLS]
 case = pytest.mark.parametrize("case", HEADS, ids=lambda c: c.name)
-box_case = pytest.mark.parametrize("case", [*BOXES, *ANCHORS, *ORIENTED], ids=lambda c: c.name)
+box_case = pytest.mark.parametrize("case", [*BOXES, *ANCHORS, *ORIENTED, *KEYPOINTS], ids=lambda c: c.name)
+point_case = pytest.mark.parametrize("case", [*KEYPOINTS, *POINT_MAPS], ids=lambda c: c.name)
 ball_case = pytest.mark.parametrize("case", BALLS, ids=lambda c: c.name)
 
 
@@ -272,6 +344,9 @@ def ignored_costs_nothing(head: Any) -> None:
     if isinstance(head, DenseOriented):
         obbs = np.array([[40, 40, 60, 30, 0.5]], np.float32)
         found = Objects(SIZE, [0], obb_hull(obbs), obbs=obbs)
+    elif isinstance(head, DenseKeypoints | PointMaps):
+        found = posed(found, np.random.default_rng(0), head.count)
+        found = found.replace(points=found.points.clip(0, SIZE[0]))
     elif not isinstance(head, DenseBoxes | AnchorBoxes):
         found = balls(np.random.default_rng(0), np.array(head.clip.answered[:1]))
     alone = head.encode([found.replace(ignore=[True])])
@@ -279,19 +354,33 @@ def ignored_costs_nothing(head: Any) -> None:
 
 
 def starts_at_the_prior(head: Any, raw: Any) -> None:
-    """At first every channel that is a probability has the prior as its mean (shuttle-5)."""
-    if isinstance(head, DenseBoxes | AnchorBoxes | DenseOriented):
+    """At first every channel that is a probability has the prior as its mean (shuttle-5).
+
+    Where every map has cells of its own, that of the coarsest; the others expect as many objects on all their cells.
+    """
+    prior = head.config.box.prior if isinstance(head, DenseKeypoints) else head.config.prior
+    share = np.ones(1)
+    if isinstance(head, DenseBoxes | DenseOriented | DenseKeypoints):
         logits = [raw.logits.flatten(0, 1)]
-    elif isinstance(head, Heatmap):
+        strides = raw.priors.strides.numpy()
+        share = (strides / strides.max()) ** 2
+        share = np.tile(share, len(raw.logits))[:, None]
+    elif isinstance(head, AnchorBoxes):
+        logits = [raw.logits.flatten(0, 1)]
+    elif isinstance(head, Heatmap | PointMaps):
         logits = [raw.logits.transpose(0, 1).flatten(1).T]
     else:
         channels = [head.layout[n] for n in ("confidence", "hit") if n in head.layout]
         logits = [raw.cells[:, :, c].permute(0, 3, 1, 2).flatten(2).flatten(0, 1) for c in channels]
+        cells = [(raw.size[0] // s) * (raw.size[1] // s) for s in head.strides]
+        share = np.repeat((np.array(head.strides) / max(head.strides)) ** 2, cells)
+        share = np.tile(share, len(logits[0]) // len(share))[:, None]
     if isinstance(head, Heatmap | Grid) and raw.events.numel():
-        logits.append(raw.events.flatten(1))
+        start = raw.events.detach().flatten(1).sigmoid().mean(0).numpy()
+        assert start == pytest.approx(np.full(len(start), prior), rel=0.3)
     for x in logits:
-        start = x.detach().sigmoid().mean(0).numpy()
-        assert start == pytest.approx(np.full(len(start), head.config.prior), rel=0.3)
+        start = (x.detach().sigmoid().numpy() / share).mean(0)
+        assert start == pytest.approx(np.full(len(start), prior), rel=0.3)
 
 
 def leaves_raw_alone(head: Any, raw: Any) -> None:
@@ -300,6 +389,35 @@ def leaves_raw_alone(head: Any, raw: Any) -> None:
     head.decode(raw, Evaluate())
     for name, x in tensors(raw).items():
         assert torch.equal(x, getattr(before, name)), name
+
+
+def point_ceiling(head: Any, single: bool) -> None:
+    """A perfect network's points, back on the picture, are less than .01 of the box away, and as visible as they are.
+
+    Each truth is met by the detection whose box is nearest; it must have its class too.
+    """
+    source, canvas = (720, 1280), (288, 512)
+    rng = np.random.default_rng(0)
+    warp = Warp.letterbox(source, canvas)
+    for _ in range(4):
+        xs, ys = np.meshgrid(np.arange(150, 1100, 250), np.arange(120, 600, 200))
+        corner = np.stack([xs.ravel(), ys.ravel()], 1) + rng.uniform(-40, 40, (xs.size, 2))
+        boxes = np.concatenate([corner, corner + rng.uniform(30, 140, corner.shape)], 1)
+        o = posed(Objects(source, rng.integers(0, 3, len(boxes)), boxes), rng, head.count)
+        truth = lone(rng, head.count, source) if single else o
+        targets = head.encode([warp.objects(truth, np.arange(head.count))])
+        decoded, _ = head.decode(head.ideal(targets, canvas), Evaluate(score_floor=0.1))
+        found = warp.inverse().objects(decoded[0], np.arange(head.count))
+        assert len(found) == len(truth)
+        for i in range(len(truth)):
+            j = 0 if single else int(np.abs(found.boxes - truth.boxes[i]).max(1).argmin())
+            known = truth.visible[i] > 0
+            length = (truth.boxes[i, 2:] - truth.boxes[i, :2]).max()
+            error = np.linalg.norm(found.points[j] - truth.points[i], axis=1) / max(length, 1)
+            assert error[known].max() < 0.01
+            assert found.labels[j] == truth.labels[i]
+            if not single:
+                assert (found.visible[j] == truth.visible[i])[known].all()
 
 
 def ball_ceiling(head: Any, clip: Clip) -> None:
@@ -363,7 +481,7 @@ def test_odd_pictures(case: Case, kind: str) -> None:
     full = case.some(rng, 700)
     truth = {
         "empty": [Objects.empty(SIZE)] * 2,
-        "ignored": [full[:20].replace(ignore=np.ones(20, bool))] * 2,
+        "ignored": [full[:20].replace(ignore=np.ones(len(full[:20]), bool))] * 2,
         "full": [full, full],
         "mixed": [full, Objects.empty(SIZE)],
     }[kind]
@@ -402,7 +520,7 @@ def test_probabilities_start_at_the_prior(case: Case) -> None:
     starts_at_the_prior(d.head, d(case.images(2)))
 
 
-def dataset(rng: np.random.Generator, size: tuple[int, int], oriented: bool = False) -> Dataset:
+def dataset(rng: np.random.Generator, size: tuple[int, int], oriented: bool = False, points: int = 0) -> Dataset:
     records = []
     for i in range(6):
         xs, ys = np.meshgrid(np.arange(8, size[1] - 40, 48), np.arange(6, size[0] - 40, 44))
@@ -414,8 +532,9 @@ def dataset(rng: np.random.Generator, size: tuple[int, int], oriented: bool = Fa
             theta = rng.uniform(-np.pi, np.pi, len(boxes))[:, None]
             obbs = canonical_obb(np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, wh, theta], 1).astype(np.float32))
             o = o.replace(obbs=obbs, boxes=obb_hull(obbs))
+        o = posed(o, rng, points) if points else o
         records.append(Record(str(i), (Frame(Path("none")),), size, o))
-    return Dataset(Schema(CLASSES), tuple(records))
+    return Dataset(Schema(CLASSES, names(points)), tuple(records))
 
 
 @box_case
@@ -424,8 +543,13 @@ def test_encode_ceiling(case: Case) -> None:
     oriented = isinstance(case.model.head, OrientedHead)
     task: Any = "oriented" if oriented else "boxes"
     recipe = Recipe(name="x", task=task, data=Data(size=(192, 320)), model=case.model)
-    data = dataset(np.random.default_rng(0), (210, 300), oriented)
+    data = dataset(np.random.default_rng(0), (210, 300), oriented, len(case.schema.keypoints))
     assert encode_ceiling(recipe, data, case.detector().head).overall("AP") > 0.999
+
+
+@point_case
+def test_point_ceiling(case: Case) -> None:
+    point_ceiling(case.detector().head, isinstance(case.model.head, KeypointHeatmap))
 
 
 @ball_case
@@ -727,3 +851,75 @@ def test_the_prior_contract_catches(case: Case) -> None:
                 p.zero_()
     with pytest.raises(AssertionError):
         starts_at_the_prior(d.head, d(case.images(2)))
+
+
+# -- the same bugs in the heads for points ---------------------------------------------------------------------------
+
+DENSE, MAPS = KEYPOINTS[1], POINT_MAPS[2]
+either = pytest.mark.parametrize(("case", "base"), [(DENSE, DenseKeypoints), (MAPS, PointMaps)], ids=["dense", "maps"])
+
+
+def reversed_points(encode: Callable[..., Any], objects: Any, events: Any = None) -> Any:
+    """Points come in another order in the targets than in the answers."""
+    return encode([o.replace(points=o.points[:, ::-1], visible=o.visible[:, ::-1]) for o in objects], events)
+
+
+def mirrored_points(encode: Callable[..., Any], objects: Any, events: Any = None) -> Any:
+    """x and y of the points change places in the targets."""
+    return encode([o.replace(points=o.points[..., ::-1]) for o in objects], events)
+
+
+def pairs_of_reversed(decode: Callable[..., Any], raw: Any, settings: Any) -> Any:
+    """Boxes are best first, points are not (turtle-8)."""
+    found, capped = decode(raw, settings)
+    return [o.replace(points=o.points[::-1]) for o in found], capped
+
+
+def unseen(decode: Callable[..., Any], raw: Any, settings: Any) -> Any:
+    """What is visible comes out as hidden."""
+    found, capped = decode(raw, settings)
+    return [o.replace(visible=3 - o.visible) for o in found], capped
+
+
+def no_reach(held: Callable[..., Any], points: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """Points may not leave the box."""
+    return points.maximum(boxes[:, None, :2]).minimum(boxes[:, None, 2:])
+
+
+def half_a_cell(free: Callable[..., Any], raw: Any, image: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
+    """Priors lie on the corners of the cells in the decoder."""
+    return free(raw, image, prior) - raw.priors.strides[prior, None, None] / 2
+
+
+@either
+def test_point_ceiling_catches(case: Case, base: type[Any]) -> None:
+    bugs = [{"encode": reversed_points}, {"encode": mirrored_points}]
+    if base is DenseKeypoints:
+        bugs += [{"decode": pairs_of_reversed}, {"decode": unseen}, {"held": no_reach}, {"free_points": half_a_cell}]
+    for bug in bugs:
+        with pytest.raises((AssertionError, IndexError)):
+            point_ceiling(case.plant(with_bug(base, **bug)), base is PointMaps)
+
+
+@either
+@pytest.mark.parametrize(
+    ("bug", "contract"),
+    [(first_only, every_sample_trains), (by_batch, same_for_repeated_batch), (by_cells, easy_negatives_free)],
+)
+def test_point_contract_catches(case: Case, base: type[Any], bug: Any, contract: Callable[..., None]) -> None:
+    d = case.detector()
+    with pytest.raises(AssertionError):
+        contract(case.plant(with_bug(base, loss=bug)), d(case.images(3)), case.truth(3))
+
+
+@either
+def test_other_point_contracts_catch(case: Case, base: type[Any]) -> None:
+    raw = case.detector()(case.images(2))
+    with pytest.raises(AssertionError):
+        ignored_costs_nothing(case.plant(with_bug(base, encode=ignores_are_negatives)))
+    with pytest.raises(AssertionError):
+        ordered(case.plant(with_bug(base, loss=wrong_way)), case.truth(2))
+    with pytest.raises(AssertionError):
+        zero_at_perfection(case.plant(with_bug(base, loss=wrong_way)), case.truth(1))
+    with pytest.raises(AssertionError):
+        leaves_raw_alone(case.plant(with_bug(base, decode=in_place)), each(torch.detach, raw))

@@ -26,6 +26,7 @@ def full(n: int = N) -> Objects:
         obbs=np.stack([i + 9, i + 9, i + 4, i + 2, i / 10], 1),
         points=np.arange(n * K * 2).reshape(n, K, 2) / 3,
         visible=(np.arange(n * K).reshape(n, K) % 3),
+        point_scores=np.arange(n * K).reshape(n, K) / (n * K),
         frame=i + 2,
         track=i + 70,
         area=i + 33.0,
@@ -33,7 +34,10 @@ def full(n: int = N) -> Objects:
     )
 
 
-COLUMNS = ("labels", "boxes", "ignore", "obbs", "points", "visible", "frame", "track", "area", "scores")
+COLUMNS = (
+    *("labels", "boxes", "ignore", "obbs", "points", "visible", "point_scores"),
+    *("frame", "track", "area", "scores"),
+)
 
 
 def test_all_columns_are_there() -> None:
@@ -133,3 +137,22 @@ def test_trusted_objects_equal_checked_ones() -> None:
     few = Objects._trusted(o.size, {n: columns[n] for n in ("labels", "boxes", "ignore")})
     assert few.scores is None
     assert few.columns == ("labels", "boxes", "ignore")
+
+
+def test_point_scores_come_with_points_and_are_probabilities() -> None:
+    o = full()
+    with pytest.raises(ValueError, match=r"point_scores \[N,K\] come with points"):
+        o.replace(points=None, visible=None)
+    with pytest.raises(ValueError, match=r"point_scores \[N,K\] come with points"):
+        o.replace(point_scores=o.point_scores[:, :2])  # type: ignore[index]
+    with pytest.raises(ValueError, match="point_scores are probabilities"):
+        o.replace(point_scores=o.point_scores + 0.5)  # type: ignore[operator]
+
+
+def test_hulled_boxes_are_those_that_labelled_points_span() -> None:
+    points = np.array([[[1, 2], [9, 4], [5, 8], [30, 30]]] * 5, np.float32)
+    visible = [[2, 1, 2, 0], [2, 2, 2, 2], [2, 2, 0, 0], [2, 1, 2, 0], [0, 0, 0, 0]]
+    boxes = [[1, 2, 9, 8], [1, 2, 30, 30], [1, 2, 9, 4], [1, 2, 9, 8.1], [0, 0, 0, 0]]
+    o = Objects((40, 60), [0] * 5, boxes, points=points, visible=visible)
+    assert o.hulled.tolist() == [True, True, False, False, False]  # the third has two points only
+    assert o.replace(points=None, visible=None).hulled.tolist() == [False] * 5

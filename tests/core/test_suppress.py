@@ -1,4 +1,7 @@
-"""Suppression against what torchvision, effdet, CrowdDet and detectron2 keep, and against plain loops."""
+"""Suppression against what torchvision, effdet, CrowdDet and detectron2 keep, and against plain loops.
+
+The ways that only crowds need (DIoU, adaptive, fusion, and the choice by name) are in test_suppress_crowds.py.
+"""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from tercel.config import AnchorHead, MaxIou
 from tercel.core.finding import TercelError
 from tercel.core.geometry import box_iou
 from tercel.models import assign_iou as module
-from tercel.models.assign import Truths, starved
-from tercel.models.assign_iou import Anchors, Matches, assign_by_iou, make_anchors
+from tercel.models.assign import Assignment, Truths, starved
+from tercel.models.assign_iou import Anchors, assign_by_iou, make_anchors
 from tercel.models.candidates import cells_of
 from tercel.models.heads.anchors import anchor_shapes
 
@@ -43,8 +43,7 @@ def truths_of(*boxes: tuple[float, ...]) -> Truths:
     return Truths(zeros, zeros, torch.tensor(boxes))
 
 
-def rows(m: Matches) -> list[tuple[int, int, int]]:
-    a = m.positives
+def rows(a: Assignment) -> list[tuple[int, int, int]]:
     return list(zip(a.image.tolist(), a.prior.tolist(), a.truth.tolist(), strict=True))
 
 
@@ -86,7 +85,7 @@ def test_same_as_the_walk_over_all_pairs(config: MaxIou, seed: int, count: int) 
     got = assign_by_iou(config, anchors, truths, 2)
     assert rows(got) == [(i, a, owner[i, a]) for i, a in sorted(owner)]
     assert {(i, a) for i, a in got.between.nonzero().tolist()} == between
-    a = got.positives
+    a = got
     expected = box_iou(truths.boxes.numpy(), anchors.boxes.numpy())[a.truth, a.prior]
     assert a.quality.numpy() == pytest.approx(expected, abs=1e-6)
 
@@ -103,7 +102,7 @@ def test_by_hand() -> None:
     assert not got.between.any()
     lower = assign_by_iou(MaxIou(positive=0.35, negative=0.25), anchors, truth, 1)
     assert rows(lower) == [(0, 1, 0), (0, 2, 0)]
-    assert lower.positives.quality.tolist() == pytest.approx([15 / 17, 9 / 23])
+    assert lower.quality.tolist() == pytest.approx([15 / 17, 9 / 23])
     assert lower.between.tolist() == [[True, False, False, False]]
 
 
@@ -123,7 +122,7 @@ def test_two_truths_with_one_best_anchor_get_one_each() -> None:
 def test_every_truth_has_an_anchor_of_its_own(config: MaxIou, count: int) -> None:
     anchors, truths = grid(), random_truths(4, count)
     got = assign_by_iou(config, anchors, truths, 2)
-    a = got.positives
+    a = got
     assert starved(a, truths) == 0
     slots = a.image * len(anchors.boxes) + a.prior
     assert (slots.diff() > 0).all()  # ordered, each once
@@ -137,22 +136,22 @@ def test_every_truth_has_an_anchor_of_its_own(config: MaxIou, count: int) -> Non
 def test_a_truth_that_no_anchor_fits_gets_the_nearest(box: tuple[float, ...]) -> None:
     """crowd-7: tiny truths, truths off the canvas, and more copies of them than one."""
     got = assign_by_iou(MaxIou(), grid(), truths_of(box), 1)
-    assert len(got.positives.prior) == 1
+    assert len(got.prior) == 1
     copies = truths_of(*[box] * 20)
-    assert starved(assign_by_iou(MaxIou(), grid(), copies, 1).positives, copies) == 0
+    assert starved(assign_by_iou(MaxIou(), grid(), copies, 1), copies) == 0
 
 
 def test_of_equal_overlaps_the_nearer_anchor_wins() -> None:
     """A truth of 4 px lies wholly in many anchors: one of the four cells around it answers, not the first of all."""
     anchors = make_anchors([(12, 16)], (8,), [(8.0, 8.0)], CPU)
     got = assign_by_iou(MaxIou(), anchors, truths_of((65.0, 41, 69, 45)), 1)
-    assert anchors.centres[got.positives.prior].tolist() == [[68, 44]]
+    assert anchors.centres[got.prior].tolist() == [[68, 44]]
 
 
 def test_too_many_copies_are_counted() -> None:
     """600 copies of one truth: 27 grids have four near cells each, and what is left over is reported."""
     copies = truths_of(*[(500.0, 500.0, 501.0, 501.0)] * 600)
-    assert starved(assign_by_iou(MaxIou(), grid(), copies, 1).positives, copies) == 600 - 27 * 4
+    assert starved(assign_by_iou(MaxIou(), grid(), copies, 1), copies) == 600 - 27 * 4
 
 
 @every
@@ -179,7 +178,7 @@ def test_parts_do_not_change_the_result(part: int, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "ROWS", part)
     got = assign_by_iou(MaxIou(), anchors, truths, 2)
     assert all(
-        torch.equal(a, b) for a, b in zip((*got.positives, got.between), (*base.positives, base.between), strict=True)
+        torch.equal(getattr(got, n), getattr(base, n)) for n in ("image", "prior", "truth", "quality", "between")
     )
 
 
@@ -194,13 +193,13 @@ def test_candidates_grow_with_truths_alone() -> None:
     windows = module._windows(anchors, truths, 0.4)
     truth, _ = cells_of(list(anchors.grids), windows, torch.arange(1500))
     assert len(truth) < 300 * 1500
-    assert starved(assign_by_iou(MaxIou(), anchors, truths, 1).positives, truths) == 0
+    assert starved(assign_by_iou(MaxIou(), anchors, truths, 1), truths) == 0
 
 
 def test_no_truth() -> None:
     got = assign_by_iou(MaxIou(), grid(), random_truths(0, 0), 2)
-    assert [len(x) for x in got.positives] == [0] * 4
-    assert [x.dtype for x in got.positives] == [torch.int64] * 3 + [torch.float32]
+    assert [len(x) for x in got[:4]] == [0] * 4
+    assert [x.dtype for x in got[:4]] == [torch.int64] * 3 + [torch.float32]
     assert got.between.shape == (2, len(grid().boxes))
     assert not got.between.any()
 

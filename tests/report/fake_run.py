@@ -1,6 +1,6 @@
 """A plausible run folder without training: drawn scenes, their truth, and predictions with every kind of error.
 
-Core types only, seeded. `python tests/report/fake_run.py FOLDER [oriented]` writes one to look at.
+Core types only, seeded. `python tests/report/fake_run.py FOLDER [oriented|keypoints]` writes one to look at.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from tercel.core.geometry import box_iou, canonical_obb, obb_hull
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset, Frame, Record
 from tercel.core.schema import Schema
+from tercel.data.turtle_sprites import SCHEMA as TURTLE
+from tercel.data.turtle_sprites import draw_ground, draw_sprite
+from tercel.data.turtles import draw_turtles
 from tercel.data.vehicles import CLASSES as VEHICLES
 from tercel.data.vehicles import draw_vehicles
 from tercel.report.draw import draw_sample
@@ -104,6 +107,32 @@ def noisy_vehicles(rng: np.random.Generator, truth: Objects, skill: float) -> Ob
     )  # fmt: skip
 
 
+def turtles(rng: np.random.Generator, classes: int) -> tuple[np.ndarray, Objects]:
+    """One or two turtles; a few do not count, a few have no labelled point."""
+    drawn = draw_turtles(rng, draw_ground(rng, SIZE), [draw_sprite(rng) for _ in range(2)], most=2).scene
+    o = drawn.objects
+    gone = rng.random(len(o)) < 0.05
+    visible = np.where(gone[:, None], 0, o.visible)
+    return drawn.image, o.replace(visible=visible, ignore=rng.random(len(o)) < 0.04)
+
+
+def noisy_turtles(rng: np.random.Generator, truth: Objects, skill: float) -> Objects:
+    """Points off by some px, flippers more than the shell; sometimes left and right exchanged, or one point far off."""
+    found = truth[rng.random(len(truth)) < skill]
+    n = len(found)
+    assert found.points is not None
+    size = (found.boxes[:, 2:] - found.boxes[:, :2]).max(axis=1, initial=0)[:, None, None]
+    spread = np.array([0.01, 0.012, 0.03, 0.03, 0.03, 0.02]) * (1.9 - skill)
+    points = found.points + rng.normal(0, 1, (n, 6, 2)) * spread[:, None] * size
+    swapped = rng.random(n) < 0.08
+    points[swapped] = points[swapped][:, TURTLE.flip_index]
+    wild = rng.random((n, 6)) < 0.02
+    points[wild] += rng.normal(0, 80, (int(wild.sum()), 2))
+    boxes = found.boxes + rng.normal(0, 0.03, (n, 4)) * size[:, 0]
+    visible = np.where(rng.random((n, 6)) < 0.1, 1, 2)
+    return Objects(SIZE, found.labels, boxes, points=points, visible=visible, scores=rng.beta(2 + 7 * skill, 2, n))
+
+
 def _ordered(box: np.ndarray) -> np.ndarray:
     return np.concatenate([np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])])
 
@@ -120,20 +149,23 @@ def fake_run(
     detections: bool = True,
     metrics: dict[str, Any] | None = None,
     oriented: bool = False,
+    keypoints: bool = False,
 ) -> tuple[Path, Dataset]:
     """Write pictures and a run; returns the run folder and the validation data.
 
     Args:
-        oriented: vehicles from above with oriented boxes and fronts, instead of discs.
+        oriented: vehicles from above with oriented boxes and fronts, instead of discs. keypoints: turtles.
         metrics: content of metrics.json; None = that of tercel.metrics on the predictions.
     """
     rng = np.random.default_rng(seed)
     task, scene_of, found_of = ("oriented", vehicles, noisy_vehicles) if oriented else ("boxes", scene, noisy)
     classes = VEHICLES if oriented else classes
+    if keypoints:
+        task, scene_of, found_of, classes = "keypoints", turtles, noisy_turtles, TURTLE.classes
     run = folder / "runs" / "fake"
     images = folder / "pictures"
     images.mkdir(parents=True)
-    schema = Schema(classes)
+    schema = TURTLE if keypoints else Schema(classes)
     records, preds = [], []
     pixels = {}
     for i in range(pictures):
@@ -237,12 +269,16 @@ _TERMS = {"box": 2.1, "class": 1.4, "dfl": 1.2}
 def measured(data: Dataset, preds: list[Objects]) -> dict[str, Any]:
     """metrics.json as the evaluation writes it."""
     from tercel.metrics.ap import judge_boxes
+    from tercel.metrics.keypoints import judge_keypoints
 
     truth, ids = [r.objects for r in data.records], [r.id for r in data.records]
     kind = "oriented" if any(t.obbs is not None for t in truth) else "boxes"
-    report = judge_boxes(truth, preds, data.schema.classes, ids=ids, geometry=kind).to_json()
+    if data.schema.keypoints:
+        report = judge_keypoints(truth, preds, data.schema, ids=ids).to_json()
+    else:
+        report = judge_boxes(truth, preds, data.schema.classes, ids=ids, geometry=kind).to_json()
     return {"checkpoint": "best", "scores": report["scores"], "report": report, "findings": [], "conditions": {}}
 
 
 if __name__ == "__main__":
-    print(fake_run(Path(sys.argv[1]), oriented=sys.argv[2:] == ["oriented"])[0])
+    print(fake_run(Path(sys.argv[1]), **dict.fromkeys(sys.argv[2:], True))[0])

@@ -3,7 +3,7 @@
 Each module has: NAME; LOOKS_LIKE (what `matches` looks for, in words); `matches(path) -> bool`, by content;
 `splits(path) -> list[str]`; `read(path, split, options) -> Dataset`; `write(dataset, out, *, split, pictures) ->
 list[Path]`, which never touches a file that exists; HOLDS_IGNORE = False where ignored objects have no place; and TASK:
-"boxes" or "oriented" boxes in still pictures, or "ball" in rallies of video.
+"boxes", "oriented" boxes or "keypoints" in still pictures, or "ball" in rallies of video.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tercel.data.formats import (
     voc,
     yolo,
     yolo_obb,
+    yolo_pose,
 )
 from tercel.data.formats.common import Options
 
@@ -39,7 +40,7 @@ class Format(Protocol):
     NAME: str
     LOOKS_LIKE: str
     HOLDS_IGNORE: bool
-    TASK: Literal["boxes", "oriented", "ball"]
+    TASK: Literal["boxes", "oriented", "keypoints", "ball"]
 
     def matches(self, path: Path) -> bool: ...
     def splits(self, path: Path) -> list[str]: ...
@@ -58,6 +59,7 @@ FORMATS: Mapping[str, Format] = {
         rolabelimg,
         dota,
         yolo_obb,
+        yolo_pose,
         aerial,
         dronevehicle,
         vedai,

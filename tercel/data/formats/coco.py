@@ -2,8 +2,9 @@
 
 A record's id is `str(image id)`; results files name pictures by that id. Sparse category ids become class ids 0..C-1 in
 the order of the ids, the table is kept in `Schema.category_ids` and written back. `iscrowd` is `ignore`. `area` (COCO:
-that of the mask) is kept where it is not the box's. Masks and keypoints are not read. Where annotations have an `obb`
-or `corners` (tercel.data.formats.obb_json), these are oriented boxes.
+that of the mask) is kept where it is not the box's. Masks are not read. Where annotations have an `obb` or `corners`
+(tercel.data.formats.obb_json), these are oriented boxes; where they or the categories have `keypoints`, named points
+(tercel.data.formats.coco_points).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tercel.core.finding import Ledger, Severity, TercelError
 from tercel.core.geometry import box_area
 from tercel.core.record import Dataset, Record
 from tercel.core.schema import Schema
-from tercel.data.formats import common, obb_json, target
+from tercel.data.formats import coco_points, common, obb_json, skeletons, target
 from tercel.data.formats.common import Options, Picture, Rows
 
 NAME = "coco"
@@ -61,8 +62,11 @@ def read(path: Path, split: str | None = None, options: Options | None = None) -
             f"sparse category ids became class ids 0..C-1 in their order ({table} ...)",
             str(file),
         )
+    skeleton = coco_points.read_skeleton(file, data["categories"], data["annotations"], ledger)
+    schema = skeletons.onto(schema, skeleton)
     pictures = listed_pictures(file, data["images"], name)
-    rows = _rows(file, data["annotations"], pictures, {c: schema.category_ids.index(c) for c in ids}, ledger)
+    classes = {c: schema.category_ids.index(c) for c in ids}
+    rows = _rows(file, data["annotations"], pictures, classes, ledger, len(schema.keypoints))
     pictures, index = common.check_pictures(pictures, ledger, options, str(file))
     rows.picture = index[rows.picture]
     return common.assemble(pictures, rows, schema, ledger, options=options, source=str(file))
@@ -99,8 +103,9 @@ def to_json(dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
     for image_id, r in zip(ids, dataset.records):
         xyxy = r.objects.boxes.astype(np.float64)
         xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1).tolist()
-        o, more = r.objects, obb_json.keys_of(r.objects)
-        for label, box, area, ignore, angle in zip(o.labels.tolist(), xywh, o.areas.tolist(), o.ignore.tolist(), more):
+        o = r.objects
+        more = [a | b for a, b in zip(obb_json.keys_of(o), coco_points.annotation_keys(o), strict=True)]
+        for label, box, area, ignore, others in zip(o.labels.tolist(), xywh, o.areas.tolist(), o.ignore.tolist(), more):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -110,7 +115,7 @@ def to_json(dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
                     "area": area,
                     "iscrowd": int(ignore),
                 }
-                | angle
+                | others
             )
     return {
         "images": [
@@ -118,7 +123,9 @@ def to_json(dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
             for i, n, r in zip(ids, names, dataset.records)
         ],
         "annotations": annotations,
-        "categories": [{"id": i, "name": c} for i, c in zip(categories, schema.classes)],
+        "categories": [
+            {"id": i, "name": c} | coco_points.category_keys(schema) for i, c in zip(categories, schema.classes)
+        ],
     }
 
 
@@ -294,9 +301,19 @@ def image_index(pictures: Sequence[Picture]) -> dict[Any, int]:
 
 
 def _rows(
-    file: Path, annotations: list[dict[str, Any]], pictures: Sequence[Picture], classes: dict[int, int], ledger: Ledger
+    file: Path,
+    annotations: list[dict[str, Any]],
+    pictures: Sequence[Picture],
+    classes: dict[int, int],
+    ledger: Ledger,
+    k: int,
 ) -> Rows:
+    def where(i: int) -> str:
+        return f"{file} annotations[{i}] (id {annotations[i].get('id', '?')})"
+
     index, lost = image_index(pictures), len(annotations)
+    if k:
+        annotations = coco_points.with_boxes(annotations, ledger, where)
     oriented = obb_json.is_oriented(annotations)
     if oriented:  # then a bbox may be left out, and is not looked at
         annotations = [{"bbox": [0, 0, 0, 0], **a} for a in annotations]
@@ -314,9 +331,6 @@ def _rows(
         twice = next(i for i in ids if ids.count(i) > 1)
         raise TercelError(f"{file}: annotation id {twice} occurs twice", "give every annotation its own id")
 
-    def where(i: int) -> str:
-        return f"{file} annotations[{i}] (id {annotations[i].get('id', '?')})"
-
     boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     obbs = obb_json.read_obbs(annotations, where, ledger) if oriented else None
     heading, headed = obb_json.read_headings(annotations) if oriented else (None, None)
@@ -324,6 +338,7 @@ def _rows(
     with np.errstate(invalid="ignore", over="ignore"):  # boxes that are not finite are left out later, and counted
         own = box_area(boxes.astype(np.float32)) if obbs is None else (obbs[:, 2] * obbs[:, 3]).astype(np.float32)
     area = np.where(known, area, own)
+    points, visible = coco_points.read_points(annotations, k, where, ledger) if k else (None, None)
     differs = bool((area.astype(np.float32) != own)[np.isfinite(boxes).all(1)].any())
     return Rows(
         picture,
@@ -336,6 +351,8 @@ def _rows(
         obbs=obbs,
         heading=heading,
         headed=headed,
+        points=points,
+        visible=visible,
     )
 
 

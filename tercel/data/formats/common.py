@@ -23,6 +23,7 @@ from tercel.core.finding import Ledger, Severity, TercelError
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset, Frame, Record
 from tercel.core.schema import Schema
+from tercel.core.skeleton import DEFAULT_SIGMA
 from tercel.data.formats.rows import LOSSES, judge
 from tercel.data.formats.rows import Rows as Rows  # noqa: PLC0414  # readers import it from here
 from tercel.data.images import SUFFIXES, check_whole, picture_header
@@ -49,13 +50,18 @@ class Options:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture as the labels declare it; `size` (H, W) or None when they do not say."""
+    """One picture as the labels declare it; `size` (H, W) or None when they do not say.
+
+    `index` is that of `Frame`: 0, 1, ... within a file that holds many pictures, -1 for a picture file.
+    `check_pictures` knows picture files only; a reader of the others gives `assemble` sizes that it has checked.
+    """
 
     id: str
     path: Path
     size: tuple[int, int] | None
     source: str
     group: str = ""
+    index: int = -1
 
 
 # -- text and paths -----------------------------------------------------------------------------------------------
@@ -285,8 +291,10 @@ def assemble(
     becomes `boxes`, length * width their area unless the file has another.
 
     Raises:
-        TercelError: more than `max_drop` of all rows lost, an id that occurs twice, a class name that no file can hold.
+        TercelError: more than `max_drop` of all rows lost, an id that occurs twice, a class name that no file can hold,
+            rows with another number of points than the schema has names.
     """
+    _check_points(rows, schema, ledger, source)
     for name in schema.classes:
         if not name.strip() or any(c < " " or "\ud800" <= c <= "\udfff" for c in name):
             what = "is empty, or holds a control character or half a character"
@@ -312,6 +320,16 @@ def assemble(
         if not len(r.objects):
             ledger.add("data.negatives", Severity.INFO, "pictures without any object", r.source)
     return Dataset(schema, tuple(records), ledger.findings(), source)
+
+
+def _check_points(rows: Rows, schema: Schema, ledger: Ledger, source: str) -> None:
+    k = 0 if rows.points is None else rows.points.shape[1]
+    if k != len(schema.keypoints):
+        names = f"the skeleton names {len(schema.keypoints)}: {', '.join(schema.keypoints) or 'none'}"
+        raise TercelError(f"{source}: {k} points per object, but {names}", "name every point, in the order of the file")
+    if k and not schema.sigmas:
+        message = f"no OKS sigmas are given: {DEFAULT_SIGMA:g} is taken for each of {k} points"
+        ledger.add("labels.no_sigmas", Severity.INFO, message, source)
 
 
 def _say_ignored(rows: Rows, ledger: Ledger) -> None:
@@ -343,11 +361,13 @@ def _records(pictures: Sequence[Picture], rows: Rows) -> list[Record]:
         columns["area"] = rows.area.astype(np.float32)
     if rows.obbs is not None:
         columns["obbs"] = rows.obbs.astype(np.float32)
+    if rows.points is not None and rows.visible is not None:
+        columns |= {"points": rows.points.astype(np.float32), "visible": rows.visible.astype(np.uint8, copy=False)}
     if rows.heading is not None and rows.headed is not None:
         columns |= {"heading": rows.heading.astype(np.float32), "headed": rows.headed}
     parts = group(columns, rows.picture, [p.size or (1, 1) for p in pictures])
     return [
-        Record(p.id, (Frame(p.path),), o.size, o, group=p.group, source=p.source)
+        Record(p.id, (Frame(p.path, p.index),), o.size, o, group=p.group, source=p.source)
         for p, o in zip(pictures, parts, strict=True)
     ]
 

@@ -1,6 +1,6 @@
 """Rows of label files and what decides whether they are kept: every loss is counted by its reason.
 
-Shape legend: N rows (labelled objects).
+Shape legend: N rows (labelled objects); K named points of an object.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercel.core.finding import Ledger, Severity
-from tercel.core.geometry import canonical_obb, obb_hull
+from tercel.core.geometry import canonical_obb, obb_hull, points_hull
 
 ROUNDING = 0.01  # px: text files round coordinates; what sticks out by less is cut without being counted
 
@@ -35,6 +35,9 @@ class Rows:
             tercel.data.formats.angles for other conventions); or None. NaN where the file has it.
         heading: f64 [N] radians clockwise from the x axis: where the front points; or None. Any value where unknown.
         headed: bool [N], whether the front is known; None with heading: all are.
+        points: f64 [N,K,2] x y in px, or None. Where the file has no boxes, `boxes` is the hull of the labelled points
+            (tercel.core.geometry.points_hull).
+        visible: u8 [N,K], 0 absent, 1 hidden, 2 visible; required with points. Never derived from a coordinate.
     """
 
     picture: NDArray[np.int64]
@@ -47,6 +50,8 @@ class Rows:
     obbs: NDArray[np.float64] | None = None
     heading: NDArray[np.float64] | None = None
     headed: NDArray[np.bool_] | None = None
+    points: NDArray[np.float64] | None = None
+    visible: NDArray[np.uint8] | None = None
 
     def take(self, keep: NDArray[np.bool_]) -> Rows:
         index, where = np.flatnonzero(keep), self.where
@@ -61,6 +66,8 @@ class Rows:
             obbs=None if self.obbs is None else self.obbs[keep],
             heading=None if self.heading is None else self.heading[keep],
             headed=None if self.headed is None else self.headed[keep],
+            points=None if self.points is None else self.points[keep],
+            visible=None if self.visible is None else self.visible[keep],
         )
 
 
@@ -83,14 +90,23 @@ def judge(rows: Rows, sizes: NDArray[np.float64], ledger: Ledger, *, as_written:
     """The rows that can be used, boxes cut at the picture; all others counted by reason.
 
     Oriented boxes become canonical and stay whole at the border (what is left of a cut one is no rectangle); `boxes`
-    becomes their hull, `area` length * width unless the file has another.
+    becomes their hull, `area` length * width unless the file has another. Points stay where they are, also beyond the
+    picture or the box; those are counted.
 
     Args:
         sizes: f64 [P,2] (H, W) of the pictures that `rows.picture` counts.
         as_written: keep what reaches beyond the picture or has no area.
     """
+    rows = _known_points(rows, ledger)
     if rows.obbs is not None:
-        return _judge_oriented(rows, rows.obbs, sizes, ledger, as_written)
+        rows = _judge_oriented(rows, rows.obbs, sizes, ledger, as_written)
+    else:
+        rows = _judge_boxes(_widened(rows, ledger), sizes, ledger, as_written)
+    _doubt_points(rows, sizes, ledger)
+    return rows
+
+
+def _judge_boxes(rows: Rows, sizes: NDArray[np.float64], ledger: Ledger, as_written: bool) -> Rows:
     rows = _leave(rows, ~np.isfinite(rows.boxes).all(axis=1), ledger, *_NOT_FINITE)
     bad = (rows.boxes[:, 2:] < rows.boxes[:, :2]).any(axis=1)
     message = "boxes whose right or bottom lies before left or top were left out"
@@ -106,6 +122,74 @@ def judge(rows: Rows, sizes: NDArray[np.float64], ledger: Ledger, *, as_written:
         ledger.add("labels.clipped", Severity.WARNING, message, rows.where(i))
     rows.boxes = cut
     return rows
+
+
+def _known_points(rows: Rows, ledger: Ledger) -> Rows:
+    """Rows whose absent points lie at 0 0; labelled points that are no number become absent."""
+    if rows.points is None or rows.visible is None:
+        return rows
+    broken = (rows.visible > 0) & ~np.isfinite(rows.points).all(axis=-1)
+    _count(broken, rows, ledger, "labels.point_not_finite", "points with NaN or infinite coordinates count as absent")
+    visible = np.where(broken, 0, rows.visible).astype(np.uint8)
+    return replace(rows, points=np.where((visible > 0)[..., None], rows.points, 0.0), visible=visible)
+
+
+def _widened(rows: Rows, ledger: Ledger) -> Rows:
+    """Rows whose box is the hull of one point, or of points in line: it gets a width and a height of a pixel."""
+    if rows.points is None or rows.visible is None:
+        return rows
+    tight = (rows.boxes == points_hull(rows.points, rows.visible)).all(axis=1) & (rows.visible > 0).any(axis=1)
+    thin = (rows.boxes[:, 2:].astype(np.float32) <= rows.boxes[:, :2].astype(np.float32)) & tight[:, None]
+    message = "objects whose labelled points span no box got one of a pixel's width: their size is not known"
+    _count(thin.any(axis=1), rows, ledger, "labels.thin_hull", message)
+    return replace(rows, boxes=rows.boxes + 0.5 * np.concatenate([-1.0 * thin, 1.0 * thin], axis=1))
+
+
+def _doubt_points(rows: Rows, sizes: NDArray[np.float64], ledger: Ledger) -> None:
+    """Count points that are kept, but that a label seldom means."""
+    if rows.points is None or rows.visible is None or not len(rows.labels):
+        return
+    known, points = rows.visible > 0, rows.points
+    far = sizes[rows.picture][:, None, ::-1] + ROUNDING
+    beyond = known & ((points < -ROUNDING) | (points > far)).any(axis=-1)
+    message = "points outside their picture were kept as they are"
+    _count(beyond, rows, ledger, "labels.point_outside_picture", message)
+    boxes = rows.boxes[:, None]
+    out = known & ((points < boxes[..., :2] - ROUNDING) | (points > boxes[..., 2:] + ROUNDING)).any(axis=-1)
+    message = "points outside the box of their object were kept as they are"
+    _count(out, rows, ledger, "labels.point_outside_box", message, Severity.INFO)
+    message = "points that lie exactly on another point of their object"
+    _count(_twins(points, known), rows, ledger, "labels.point_duplicate", message)
+    without = ~known.any(axis=1) & ~rows.ignore
+    if without.all():
+        message = "no object has a labelled point: there is nothing that points can be learned from or judged by"
+        _count(without, rows, ledger, "labels.all_absent", message)
+        return
+    message = "objects without a labelled point: their box counts, their points neither teach nor cost"
+    _count(without, rows, ledger, "labels.no_points", message, Severity.INFO)
+
+
+def _twins(points: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """bool [N,K]: known points with a known point of a lower number on the very same spot."""
+    twins = np.zeros(known.shape, np.bool_)
+    for j in range(1, known.shape[1]):  # K steps rather than N * K * K numbers at once
+        same = (points[:, :j] == points[:, j : j + 1]).all(axis=-1) & known[:, :j]
+        twins[:, j] = known[:, j] & same.any(axis=1)
+    return twins
+
+
+def _count(
+    hits: NDArray[np.bool_],
+    rows: Rows,
+    ledger: Ledger,
+    check: str,
+    message: str,
+    severity: Severity = Severity.WARNING,
+) -> None:
+    """Count the hits (bool [N] or [N,K]); the row of each is evidence."""
+    per_row = hits if hits.ndim == 1 else hits.sum(axis=1)
+    for i in np.flatnonzero(per_row).tolist():
+        ledger.add(check, severity, message, rows.where(i), int(per_row[i]))
 
 
 def _judge_oriented(

@@ -11,17 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercel.core.finding import TercelError
-from tercel.core.record import Record
+from tercel.core.record import Frame, Record
 from tercel.data.formats import common
+
+STORES = (".h5", ".hdf5")  # files that hold many still pictures
 
 
 def still_picture(record: Record) -> Path:
-    """The one picture of a record.
+    """The one picture of a record; of one that is stored in an HDF5 file, the path FILE/INDEX.png to be written from it
+    by `place_picture`.
 
     Raises:
         TercelError: a clip or a video frame (picture formats hold stills only), or an id that is no file name.
     """
-    if len(record.frames) != 1 or record.frames[0].index >= 0:
+    first = record.frames[0]
+    if len(record.frames) == 1 and first.index >= 0 and first.path.suffix.lower() in STORES:
+        return first.path / f"{first.index:06d}.png"
+    if len(record.frames) != 1 or first.index >= 0:
         raise TercelError(
             f"record {record.id!r} is a clip of {len(record.frames)} frames", "this format holds still pictures only"
         )
@@ -60,6 +66,22 @@ def oriented_boxes(record: Record) -> NDArray[np.float64]:
     return np.zeros((0, 5)) if o.obbs is None else o.obbs.astype(np.float64)
 
 
+def named_points(record: Record, names: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """points f64 [N,K,2] px and visible u8 [N,K] of a record, absent ones at 0 0.
+
+    Raises:
+        TercelError: its objects have no points, or other than the K names say.
+    """
+    o, k = record.objects, len(names)
+    if not k or (len(o) and (o.points is None or o.points.shape[1] != k)):
+        what = f"boxes without points, and this format holds named ones ({k or 'none'} in the skeleton)"
+        raise TercelError(f"record {record.id!r} ({record.source}) has {what}", "write it as voc, coco or yolo")
+    if o.points is None or o.visible is None:
+        return np.zeros((0, k, 2)), np.zeros((0, k), np.uint8)
+    visible = np.minimum(o.visible, 2)  # a blurred point of a ball (3) is a visible one
+    return np.where((visible > 0)[..., None], o.points.astype(np.float64), 0.0), visible
+
+
 def refuse_existing(paths: Iterable[Path]) -> None:
     """
     Raises:
@@ -85,13 +107,17 @@ def refuse_missing(records: Iterable[Record]) -> None:
 
 
 def place_picture(source: Path, target: Path) -> None:
-    """`target` as a hard link to `source`, or a copy where links are not possible; never over an existing file.
+    """`target` as a hard link to `source`, or a copy where links are not possible; never over an existing file. What is
+    stored in an HDF5 file becomes a PNG file.
 
     Raises:
         TercelError: the picture does not exist, the target does, or the disk is full.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if source.parent.suffix.lower() in STORES and source.parent.is_file():
+            _write_stored(source, target)
+            return
         real = source.resolve(strict=True)
         try:
             os.link(real, target)
@@ -112,6 +138,23 @@ def place_picture(source: Path, target: Path) -> None:
         raise TercelError(
             f"cannot copy {source} to {target}: {e.strerror or e}", "free some space or choose another folder"
         ) from e
+
+
+def _write_stored(source: Path, target: Path) -> None:
+    """A picture within an HDF5 file (see `still_picture`) as a PNG file."""
+    from PIL import Image
+
+    from tercel.data.video import read_frame
+
+    pixels = read_frame(Frame(source.parent, int(source.stem)))
+    if os.path.lexists(target):
+        raise FileExistsError(target)
+    part = target.with_name(f".{target.name}.part")
+    try:
+        Image.fromarray(pixels).save(part, "PNG")
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def same_classes(path: Path, classes: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tercel.core.finding import Ledger
 from tercel.core.record import Dataset, Record
-from tercel.data.formats import yolo_lines, yolo_tree
+from tercel.data.formats import yolo_lines, yolo_pose, yolo_tree
 from tercel.data.formats.common import Options, Rows
 
 NAME = "yolo"
@@ -26,8 +26,11 @@ _ORIENTED = {6, 9}  # numbers per line of aerial and yolo_obb
 
 
 def matches(path: Path) -> bool:
-    """True for a YOLO data.yaml, a folder with one, or a folder with images/ and labels/; not for oriented labels."""
-    return yolo_tree.matches(path) and yolo_tree.numbers_per_line(path) not in _ORIENTED
+    """True for a YOLO data.yaml, a folder with one, or a folder with images/ and labels/; not for oriented labels
+    or points."""
+    if not yolo_tree.matches(path) or yolo_pose.matches(path):
+        return False
+    return yolo_tree.numbers_per_line(path) not in _ORIENTED
 
 
 def accepts(path: Path) -> bool:

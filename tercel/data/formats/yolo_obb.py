@@ -23,8 +23,10 @@ LOOKS_LIKE = "as yolo, with nine numbers per line: the class id and four corners
 
 
 def matches(path: Path) -> bool:
-    """True for a YOLO tree whose labels have nine numbers per line."""
-    return yolo_tree.matches(path) and yolo_tree.numbers_per_line(path) == 9
+    """True for a YOLO tree whose labels have nine numbers per line, and that does not speak of points."""
+    if not yolo_tree.matches(path) or "kpt_shape" in yolo_tree.settings(path)[1]:
+        return False  # two points with visibility are nine numbers too
+    return yolo_tree.numbers_per_line(path) == 9
 
 
 def accepts(path: Path) -> bool:

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tercel.config import AnchorHead, BallGrid, BallHeatmap, BoxHead, Clip, OrientedHead
+from tercel.config import (
+    AnchorHead,
+    BallGrid,
+    BallHeatmap,
+    BoxHead,
+    Clip,
+    KeypointHead,
+    KeypointHeatmap,
+    OrientedHead,
+)
 from tercel.core.finding import TercelError
 from tercel.core.schema import Schema
 from tercel.models.heads.anchors import AnchorBoxes
@@ -15,11 +24,13 @@ from tercel.models.heads.ball_grid import Grid
 from tercel.models.heads.ball_heatmap import Heatmap
 from tercel.models.heads.boxes import DenseBoxes
 from tercel.models.heads.common import Head
+from tercel.models.heads.keypoint_heatmap import PointMaps
+from tercel.models.heads.keypoints import DenseKeypoints
 from tercel.models.heads.oriented import DenseOriented
 
 
 def build_head(
-    config: BoxHead | AnchorHead | OrientedHead | BallHeatmap | BallGrid,
+    config: BoxHead | AnchorHead | OrientedHead | KeypointHead | KeypointHeatmap | BallHeatmap | BallGrid,
     schema: Schema,
     strides: Sequence[int],
     clip: Clip,
@@ -38,6 +49,10 @@ def build_head(
         return AnchorBoxes(config, len(schema.classes), tuple(strides))
     if isinstance(config, OrientedHead):
         return DenseOriented(config, len(schema.classes), tuple(strides))
+    if isinstance(config, KeypointHead):
+        return DenseKeypoints(config, schema, tuple(strides))
+    if isinstance(config, KeypointHeatmap):
+        return PointMaps(config, schema, strides)
     if len(schema.classes) != 1:
         raise TercelError(
             f"a ball is one class, and the data has {list(schema.classes)}", "use data whose one class is the ball"

@@ -17,16 +17,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tercel.config import AnchorHead, Evaluate
+from tercel.config import AnchorHead, Atss, Evaluate, FreeAnchor, MaxIou
 from tercel.config import Model as ModelConfig
+from tercel.core.finding import TercelError
 from tercel.core.objects import Objects
 from tercel.core.record import Event
-from tercel.models.assign import starved
+from tercel.models.assign import Assignment, assign, starved
 from tercel.models.assign_iou import Anchors, assign_by_iou, make_anchors
+from tercel.models.free_anchor import NEAR, Bags, bags_of, free_anchor_loss, likeliest, likelihoods
 from tercel.models.heads.common import SURE, Loss, prior_bias
-from tercel.models.heads.upright import BoxTargets, counted, decode_boxes, encode_boxes
+from tercel.models.heads.upright import NOBODY, BoxTargets, counted, decode_boxes, encode_boxes
 from tercel.models.layers import init_weights, make_norm
-from tercel.models.losses import focal, smooth_l1
+from tercel.models.losses import box_iou_pairs, focal, smooth_l1
 
 GROWTH = math.log(1000 / 16)  # decoding stops here, as in Detectron: a wild output must not become an infinite box
 SMALLEST = 1e-3  # px: sides below count as this long, so that their logarithm is finite
@@ -133,10 +135,20 @@ class _Tower(nn.Module):
 
 
 class AnchorBoxes:
-    """encode, loss, decode, ideal of the anchor head; `net` builds its forward."""
+    """encode, loss, decode, ideal of the anchor head; `net` builds its forward.
+
+    Raises:
+        TercelError: an assigner with a shape of its own, which anchors would not heed.
+    """
 
     def __init__(self, config: AnchorHead, classes: int, strides: tuple[int, ...]) -> None:
         self.config, self.classes, self.strides = config, classes, strides
+        c = config.assigner
+        if not isinstance(c, Atss) and (c.side, c.ratio) != (type(c)().side, type(c)().ratio):
+            raise TercelError(
+                f"{type(c).__name__}: side and ratio are those of boxes around points, and this head has anchors",
+                "set model.head.base, scales and ratios instead",
+            )
 
     def net(self, width: int, model: ModelConfig) -> AnchorNet:
         return AnchorNet(self.config, self.classes, width, self.strides, model)
@@ -149,16 +161,37 @@ class AnchorBoxes:
         """Predicted boxes [B,A,4] px, x1 y1 x2 y2."""
         return boxes_of(raw.deltas, raw.anchors.boxes)
 
+    def assign(self, raw: AnchorRaw, boxes: Tensor, targets: BoxTargets) -> Assignment:
+        """Which anchors answer for which truths, `quality` being the IoU of anchor and truth.
+
+        Of FreeAnchor the likeliest ones of the bags, with their likelihood.
+        """
+        c, truths = self.config.assigner, targets.truths
+        if isinstance(c, MaxIou):
+            return assign_by_iou(c, raw.anchors, truths, targets.batch)
+        if isinstance(c, FreeAnchor):
+            with torch.no_grad():
+                bags = bags_of(c, raw.anchors, truths)
+                likely = likelihoods(c, raw.logits, self.place(raw, bags, targets), bags, truths)
+                return likeliest(likely, bags, len(raw.anchors.boxes))
+        a = assign(c, raw.logits.detach().sigmoid(), boxes.detach(), raw.anchors, truths)
+        return a._replace(quality=box_iou_pairs(raw.anchors.boxes[a.prior], truths.boxes[a.truth]))
+
     def loss(self, raw: AnchorRaw, targets: BoxTargets) -> Loss:
         """Sums of the focal loss over all anchors that are asked, and of smooth L1 of the deltas over the positives.
 
-        Both are normalised by the number of positives. A positive's class target is 1 whatever its overlap.
+        Both are normalised by the number of positives. A positive's class target is 1 whatever its overlap. Of
+        FreeAnchor see `bag_loss`.
         """
-        c, truths = self.config, targets.truths
-        a, between = assign_by_iou(c.assigner, raw.anchors, truths, targets.batch)
+        c, truths, boxes = self.config, targets.truths, self.boxes(raw).detach()
+        if isinstance(c.assigner, FreeAnchor):
+            return self.bag_loss(raw, boxes, targets)
+        a = self.assign(raw, boxes, targets)
         yes = torch.zeros_like(raw.logits)
         yes[a.image, a.prior, truths.labels[a.truth]] = 1
-        asked = counted(self.boxes(raw).detach(), raw.anchors.centres, a, targets) * ~between
+        asked = counted(boxes, raw.anchors.centres, a, targets)
+        if a.between is not None:
+            asked = asked * ~a.between
         wanted = deltas_of(truths.boxes[a.truth], raw.anchors.boxes[a.prior])
         sums = {
             "class": c.class_gain * (focal(raw.logits, yes, c.alpha, c.gamma).sum(-1) * asked).sum(),
@@ -168,9 +201,31 @@ class AnchorBoxes:
             "truths": float(len(truths.labels)),
             "positives": float(len(a.prior)),
             "starved": float(starved(a, truths)),
-            "below_positive": float((a.quality < c.assigner.positive).sum()),  # truths that no anchor fits
         }
+        if isinstance(c.assigner, MaxIou):  # truths that no anchor fits
+            facts["below_positive"] = float((a.quality < c.assigner.positive).sum())
         return Loss(sums, torch.tensor(float(len(a.prior)), device=raw.logits.device), facts)
+
+    def place(self, raw: AnchorRaw, bags: Bags, targets: BoxTargets) -> Tensor:
+        """Smooth L1 of the deltas in bags [P], times its gain."""
+        truth, image, prior = bags.pairs
+        wanted = deltas_of(targets.truths.boxes[truth], raw.anchors.boxes[prior])
+        return self.config.box_gain * smooth_l1(raw.deltas[image, prior], wanted, self.config.beta).sum(-1)
+
+    def bag_loss(self, raw: AnchorRaw, boxes: Tensor, targets: BoxTargets) -> Loss:
+        """FreeAnchor's loss (free_anchor.py), with its own alpha and gamma; its normaliser is the number of truths.
+
+        `class_gain` is the gain of all of it, `box_gain` weighs smooth L1 in the likelihood.
+        """
+        c, truths = self.config, targets.truths
+        assert isinstance(c.assigner, FreeAnchor)
+        bags = bags_of(c.assigner, raw.anchors, truths)
+        asked = counted(boxes, raw.anchors.centres, NOBODY, targets)
+        place = self.place(raw, bags, targets)
+        bag, background = free_anchor_loss(c.assigner, raw.logits, boxes, place, bags, truths, asked)
+        facts = {"truths": float(len(truths.labels)), "positives": float(bags.inside.sum()), "starved": 0.0}
+        weight = torch.tensor(float(len(truths.labels)), device=raw.logits.device)
+        return Loss({"bags": c.class_gain * bag, "background": c.class_gain * background}, weight, facts)
 
     def decode(self, raw: AnchorRaw, settings: Evaluate) -> tuple[list[Objects], list[bool]]:
         """Detections on the network canvas per picture, best first, and whether a cap was reached."""
@@ -183,9 +238,12 @@ class AnchorBoxes:
         maps = [(size[0] // s, size[1] // s) for s in self.strides]
         anchors = make_anchors(maps, self.strides, anchor_shapes(self.config), torch.device("cpu"))
         truths, shape = targets.truths, (targets.batch, len(anchors.boxes))
-        a = assign_by_iou(self.config.assigner, anchors, truths, targets.batch).positives
-        best = {int(a.truth[k]): k for k in a.quality.argsort(stable=True).tolist()}  # of each truth the last, greatest
         logits, deltas = torch.full((*shape, self.classes), -SURE), torch.zeros(*shape, 4)
+        if isinstance(self.config.assigner, FreeAnchor):  # each truth on an anchor of its own, and none besides
+            a = assign_by_iou(MaxIou(positive=1.0, negative=NEAR), anchors, truths, targets.batch)
+        else:
+            a = self.assign(AnchorRaw(logits, deltas, anchors, size), anchors.boxes.expand(*shape, 4), targets)
+        best = {int(a.truth[k]): k for k in a.quality.argsort(stable=True).tolist()}  # of each truth the last, greatest
         logits[a.image, a.prior, truths.labels[a.truth]] = 0.75 * SURE
         first = torch.tensor(list(best.values()), dtype=torch.long)
         logits[a.image[first], a.prior[first], truths.labels[a.truth[first]]] = SURE

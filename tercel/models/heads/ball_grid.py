@@ -31,7 +31,7 @@ from tercel.models.heads.ball import (
     objects_of,
     stack_maps,
 )
-from tercel.models.heads.common import SURE, Loss, make_priors, prior_bias
+from tercel.models.heads.common import SURE, Loss, make_priors, map_priors, prior_bias
 from tercel.models.layers import Conv, init_weights
 from tercel.models.losses import bce, dfl, focal, smooth_l1
 
@@ -73,13 +73,14 @@ class GridNet(nn.Module):
         self.out = nn.ModuleList(nn.Conv2d(widths[-1], a * head.channels, 1) for _ in head.strides)
         self.event = EventNet(width, c.events, head.n_events, c.prior, model.norm) if head.n_events else None
         init_weights(self.towers)
-        bias = torch.zeros(a, head.channels)
-        for name in ("confidence", "hit"):  # every frame's channel starts at the prior
-            if name in head.layout:
-                bias[:, head.layout[name]] = prior_bias(c.prior)
-        with torch.no_grad():
-            for name, value in self.out.named_parameters():
-                value.copy_(bias.flatten()) if name.endswith("bias") else nn.init.normal_(value, std=0.01)
+        for conv, prior in zip(self.out, map_priors(c.prior, head.strides), strict=True):
+            bias = torch.zeros(a, head.channels)
+            for name in ("confidence", "hit"):  # every frame's channel starts at the map's prior
+                if name in head.layout:
+                    bias[:, head.layout[name]] = prior_bias(prior)
+            with torch.no_grad():
+                conv.bias.copy_(bias.flatten())  # type: ignore[union-attr]
+                nn.init.normal_(conv.weight, std=0.01)
 
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> GridRaw:
         levels = [out(tower(x)).float() for x, tower, out in zip(maps, self.towers, self.out, strict=True)]

@@ -6,20 +6,24 @@ K bins, M truths of the batch, P positive (picture, prior) pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from tercel.config import BoxHead, Evaluate, TaskAligned
+from tercel.config import Atss, BoxHead, Evaluate, Fcos, FreeAnchor, MaxIou, TaskAligned
 from tercel.config import Model as ModelConfig
+from tercel.core.finding import TercelError
 from tercel.core.objects import Objects
 from tercel.core.record import Event
-from tercel.models.assign import Priors, assign, starved
+from tercel.models.assign import Assignment, Priors, assign, starved
+from tercel.models.assign_iou import assign_by_iou
+from tercel.models.candidates import boxes_around
+from tercel.models.free_anchor import NEAR, Bags, bags_of, free_anchor_loss, likeliest, likelihoods
 from tercel.models.heads.common import SURE, Loss, make_priors
 from tercel.models.heads.dense import Towers
-from tercel.models.heads.upright import BoxTargets, counted, decode_boxes, encode_boxes
+from tercel.models.heads.upright import NOBODY, BoxTargets, counted, decode_boxes, encode_boxes
 from tercel.models.losses import CLASS_LOSSES, box_loss, dfl
 
 # Distances start at -1 stride, so that a prior just outside a tiny box can still describe it.
@@ -81,17 +85,50 @@ class DenseBoxes:
     def loss(self, raw: DenseRaw, targets: BoxTargets) -> Loss:
         """Sums of the class, box and distribution losses over the assigned pairs.
 
-        Task-aligned pairs weigh as much as their quality (TOOD), SimOTA's weigh 1 (YOLOX). The sum of these weights
-        is the normaliser of all three, so easy negatives and empty pictures change neither the scale nor the sign.
+        Task-aligned pairs weigh as much as their quality (TOOD), one-to-one shares out the quality of the one that
+        answers, all others weigh 1 (YOLOX). The sum of these weights is the normaliser of all three, so easy negatives
+        and empty pictures change neither the scale nor the sign. Of FreeAnchor see `bag_loss`.
+        """
+        boxes = self.boxes(raw)
+        if isinstance(self.config.assigner, FreeAnchor):
+            return self.bag_loss(raw, boxes, targets)
+        return self.assigned_loss(raw, boxes, self.assign(raw, boxes, targets), targets)
+
+    def assign(self, raw: DenseRaw, boxes: Tensor, targets: BoxTargets) -> Assignment:
+        """Which priors answer for which truths; of FreeAnchor's bags the likeliest ones."""
+        c = self.config
+        if isinstance(c.assigner, FreeAnchor):
+            with torch.no_grad():
+                bags = self.bags(raw.priors, targets)
+                likely = likelihoods(
+                    c.assigner, raw.logits, self.place(raw, boxes, bags, targets), bags, targets.truths
+                )
+                return likeliest(likely, bags, len(raw.priors.strides))
+        scores = raw.logits.detach().sigmoid()
+        return assign(self.config.assigner, scores, boxes.detach(), raw.priors, targets.truths)
+
+    def share(self, a: Assignment) -> Tensor:
+        """What each pair weighs in the loss, f32 [P]."""
+        if a.share is not None:
+            return a.share
+        return a.quality if isinstance(self.config.assigner, TaskAligned) else torch.ones_like(a.quality)
+
+    def assigned_loss(self, raw: DenseRaw, boxes: Tensor, a: Assignment, targets: BoxTargets) -> Loss:
+        """`loss` of given pairs; `boxes` [B,A,4] are those of raw.
+
+        Raises:
+            TercelError: FreeAnchor, whose loss is not one of pairs.
         """
         c = self.config
-        boxes = self.boxes(raw)
-        a = assign(c.assigner, raw.logits.detach().sigmoid(), boxes.detach(), raw.priors, targets.truths)
+        if isinstance(c.assigner, FreeAnchor):
+            raise TercelError("FreeAnchor is a loss over bags, and this head needs pairs", "use another assigner")
         quality = torch.zeros_like(raw.logits)
         quality[a.image, a.prior, targets.truths.labels[a.truth]] = a.quality
         per_prior = CLASS_LOSSES[c.class_loss](raw.logits, quality).sum(-1)  # [B,A]
         per_prior = per_prior * counted(boxes.detach(), raw.priors.points, a, targets)
-        share = a.quality if isinstance(c.assigner, TaskAligned) else torch.ones_like(a.quality)
+        if a.between is not None:
+            per_prior = per_prior * ~a.between
+        share = self.share(a)
         predicted, wanted = boxes[a.image, a.prior], targets.truths.boxes[a.truth]
         box = box_loss(c.box_loss, predicted, wanted) * share
         bins = self.bin_targets(wanted, raw.priors.points[a.prior], raw.priors.strides[a.prior])
@@ -108,6 +145,34 @@ class DenseBoxes:
         }
         return Loss(sums, share.sum(), facts)
 
+    # -- FreeAnchor -------------------------------------------------------------------------------------------------
+
+    def bags(self, priors: Priors, targets: BoxTargets) -> Bags:
+        c = self.config.assigner
+        assert isinstance(c, FreeAnchor)
+        return bags_of(c, boxes_around(priors, c.side, c.ratio), targets.truths)
+
+    def place(self, raw: DenseRaw, boxes: Tensor, bags: Bags, targets: BoxTargets) -> Tensor:
+        """Loss [P] >= 0 of the boxes in bags: the mean of box and distribution loss, weighted by their gains."""
+        c, (truth, image, prior) = self.config, bags.pairs
+        wanted = targets.truths.boxes[truth]
+        bins = self.bin_targets(wanted, raw.priors.points[prior], raw.priors.strides[prior])
+        sides = dfl(raw.sides[image, prior], bins).mean(-1)
+        box = box_loss(c.box_loss, boxes[image, prior], wanted)
+        return (c.box_gain * box + c.dfl_gain * sides) / max(c.box_gain + c.dfl_gain, 1e-9)
+
+    def bag_loss(self, raw: DenseRaw, boxes: Tensor, targets: BoxTargets) -> Loss:
+        """FreeAnchor's loss (free_anchor.py); its normaliser is the number of truths. `class_gain` is its gain."""
+        c, truths = self.config, targets.truths
+        assert isinstance(c.assigner, FreeAnchor)
+        bags = self.bags(raw.priors, targets)
+        asked = counted(boxes.detach(), raw.priors.points, NOBODY, targets)
+        place = self.place(raw, boxes, bags, targets)
+        bag, background = free_anchor_loss(c.assigner, raw.logits, boxes.detach(), place, bags, truths, asked)
+        facts = {"truths": float(len(truths.labels)), "positives": float(bags.inside.sum()), "starved": 0.0}
+        weight = torch.tensor(float(len(truths.labels)), device=raw.logits.device)
+        return Loss({"bags": c.class_gain * bag, "background": c.class_gain * background}, weight, facts)
+
     # -- answers ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -117,34 +182,75 @@ class DenseBoxes:
 
     @torch.no_grad()
     def ideal(self, targets: BoxTargets, size: tuple[int, int]) -> DenseRaw:
-        """The perfect output: each truth on a free prior that can express it, everything else a sure no without extent.
+        """The perfect output: each truth on the priors of `answering`, else a sure no without extent.
 
-        Priors inside the truth come first, then those near its centre, as the assigners see it. A truth that no free
-        prior can express is left out; the encode ceiling then shows it.
+        The first prior of a truth says it the most surely.
         """
-        shapes = [(size[0] // s, size[1] // s) for s in self.strides]
-        priors = make_priors(shapes, self.strides, torch.device("cpu"))
+        priors = self.priors(size)
         n = len(priors.strides)
         logits = torch.full((targets.batch, n, self.classes), -SURE)
         sides = torch.zeros((targets.batch, n, 4, self.config.bins))
         sides[..., 0] = 2 * SURE  # distance -1 on all sides: no extent, no overlap with anything
-        taken = torch.zeros((targets.batch, n), dtype=torch.bool)
-        area = (targets.truths.boxes[:, 2:] - targets.truths.boxes[:, :2]).prod(-1)
-        for m in area.argsort().tolist():  # small ones first: they have the fewest priors to choose from
-            i, label, box = int(targets.truths.image[m]), int(targets.truths.labels[m]), targets.truths.boxes[m]
-            distance = torch.cat([priors.points - box[:2], box[2:] - priors.points], 1) / priors.strides[:, None]
-            bins = distance - FIRST_BIN
-            fits = (bins >= 0).all(-1) & (bins <= self.config.bins - 1).all(-1) & ~taken[i]
-            if not fits.any():
-                continue
-            offset = ((priors.points - (box[:2] + box[2:]) / 2) / priors.strides[:, None]).norm(dim=-1)
-            offset = offset + 1e3 * (distance < 0).any(-1)
-            p = int(torch.where(fits, offset, torch.inf).argmin())
-            taken[i, p] = True
-            logits[i, p, label] = SURE
-            low = bins[p].floor().clamp(max=self.config.bins - 2).long()
-            share = bins[p] - low
+        said: set[int] = set()
+        for m, p in self.answering(targets, priors):
+            i, box = int(targets.truths.image[m]), targets.truths.boxes[m]
+            logits[i, p, int(targets.truths.labels[m])] = 0.75 * SURE if m in said else SURE
+            said.add(m)
+            at = Priors(priors.points[p : p + 1], priors.strides[p : p + 1])
+            bins = self._bins(box, at)[0].clamp(0, self.config.bins - 1)
+            low = bins.floor().clamp(max=self.config.bins - 2).long()
+            share = bins - low
             sides[i, p] = -2 * SURE
             sides[i, p].scatter_(1, low[:, None], (1 - share).clamp(min=1e-9).log()[:, None])
             sides[i, p].scatter_(1, low[:, None] + 1, share.clamp(min=1e-9).log()[:, None])
         return DenseRaw(logits, sides, priors, size)
+
+    def priors(self, size: tuple[int, int]) -> Priors:
+        """Those of an input of this size, on the CPU."""
+        return make_priors([(size[0] // s, size[1] // s) for s in self.strides], self.strides, torch.device("cpu"))
+
+    def answering(self, targets: BoxTargets, priors: Priors) -> Iterator[tuple[int, int]]:
+        """(truth, prior) of a perfect network, the best one of a truth first.
+
+        Where the assigner does not look at predictions, all that it assigns (of FreeAnchor: one of each bag). Else for
+        each truth a free prior of its picture that can express it: priors inside the truth come first, then those near
+        its centre, as the assigners see it. A truth that no free prior can express is left out. The encode ceiling
+        shows what cannot be expressed.
+        """
+        truths = targets.truths
+        fixed = self._fixed(targets, priors)
+        if fixed is not None:
+            middle = (truths.boxes[fixed.truth, :2] + truths.boxes[fixed.truth, 2:]) / 2
+            away = (priors.points[fixed.prior] - middle).norm(dim=1) / priors.strides[fixed.prior]
+            order = away.argsort(stable=True)
+            yield from zip(fixed.truth[order].tolist(), fixed.prior[order].tolist(), strict=True)
+            return
+        taken = torch.zeros((targets.batch, len(priors.strides)), dtype=torch.bool)
+        area = (truths.boxes[:, 2:] - truths.boxes[:, :2]).prod(-1)
+        for m in area.argsort().tolist():  # small ones first: they have the fewest priors to choose from
+            i, box = int(truths.image[m]), truths.boxes[m]
+            bins = self._bins(box, priors)
+            fits = (bins >= 0).all(-1) & (bins <= self.config.bins - 1).all(-1) & ~taken[i]
+            if not fits.any():
+                continue
+            offset = ((priors.points - (box[:2] + box[2:]) / 2) / priors.strides[:, None]).norm(dim=-1)
+            offset = offset + 1e3 * (bins < -FIRST_BIN).any(-1)
+            p = int(torch.where(fits, offset, torch.inf).argmin())
+            taken[i, p] = True
+            yield m, p
+
+    def _fixed(self, targets: BoxTargets, priors: Priors) -> Assignment | None:
+        """The positives, where the assigner does not look at predictions."""
+        c, truths, n = self.config.assigner, targets.truths, len(priors.strides)
+        if isinstance(c, FreeAnchor):  # each truth on a prior of its own, and none besides
+            own = MaxIou(positive=1.0, negative=NEAR)
+            return assign_by_iou(own, boxes_around(priors, c.side, c.ratio), truths, targets.batch)
+        if not isinstance(c, MaxIou | Atss | Fcos):
+            return None
+        nothing = torch.zeros((targets.batch, n, self.classes)), torch.zeros((targets.batch, n, 4))
+        return assign(c, *nothing, priors, truths)
+
+    def _bins(self, box: Tensor, priors: Priors) -> Tensor:
+        """Distances [A,4] of all priors to the sides of a box [4], in bin units; bins reach from 0 to K - 1."""
+        distance = torch.cat([priors.points - box[:2], box[2:] - priors.points], 1) / priors.strides[:, None]
+        return distance - FIRST_BIN

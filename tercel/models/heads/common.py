@@ -81,6 +81,11 @@ def make_priors(shapes: Sequence[tuple[int, int]], strides: Sequence[int], devic
     return Priors(torch.cat(points), torch.cat(steps))
 
 
+def map_priors(prior: float, strides: Sequence[int]) -> list[float]:
+    """The probability that each map starts with: `prior` on the coarsest, shared out among its cells on a finer one."""
+    return [prior * (s / max(strides)) ** 2 for s in strides]
+
+
 def prior_bias(prior: float) -> float:
     """The logit of a probability."""
     return -math.log((1 - prior) / prior)

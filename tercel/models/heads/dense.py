@@ -14,14 +14,17 @@ from torch import Tensor, nn
 from tercel.config import BoxHead, OrientedHead
 from tercel.config import Model as ModelConfig
 from tercel.models.assign import Priors
-from tercel.models.heads.common import make_priors, prior_bias
+from tercel.models.heads.common import make_priors, map_priors, prior_bias
 from tercel.models.layers import Conv, init_weights
 
 
 class Towers(nn.Module):
     """Maps of `width` channels -> class logits f32 [B,A,C], other channels f32 [B,A,N], and the priors.
 
-    Every class channel starts at the probability `config.prior`; the others start near 0.
+    Every class channel starts at the probability `config.prior` on the coarsest map, and on a map with n times as many
+    cells at an n-th of it; the others start near 0. Objects are as rare per picture on every map. One prior for all
+    cells makes a fine map begin with a hundred times too many: the first updates press its towers down as a whole,
+    and small objects may stay at the level of the background for the whole training (docs/log.md).
     """
 
     def __init__(
@@ -50,9 +53,8 @@ class Towers(nn.Module):
         for conv in (*self.class_out, *self.side_out):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)
-        for name, value in self.class_out.named_parameters():
-            if name.endswith("bias"):
-                nn.init.constant_(value, prior_bias(config.prior))
+        for conv, prior in zip(self.class_out, map_priors(config.prior, strides), strict=True):
+            nn.init.constant_(conv.bias, prior_bias(prior))  # type: ignore[arg-type]
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Priors]:
         logits, others = [], []

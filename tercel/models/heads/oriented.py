@@ -23,7 +23,7 @@ from tercel.core.finding import TercelError
 from tercel.core.geometry import canonical_obb, obb_hull
 from tercel.core.objects import Objects
 from tercel.core.record import Event
-from tercel.core.suppress import greedy
+from tercel.core.suppress import survivors
 from tercel.models.assign import Assignment, Priors, Truths, assign, starved
 from tercel.models.heads.common import SURE, Loss, make_priors
 from tercel.models.heads.dense import Towers
@@ -275,15 +275,28 @@ class DenseOriented:
             rows, kinds = prior[order].cpu().numpy(), label[order].cpu().numpy()
             boxes = canonical_obb(obbs[i].cpu().numpy()[rows])
             score = scores[i].cpu().numpy()[rows, kinds]
-            keep = greedy(boxes, score, settings.suppress_iou, None if settings.class_agnostic else kinds)
-            capped.append(len(order) < len(prior) or len(keep) > settings.max_detections)
-            keep = keep[: settings.max_detections]
-            rows, boxes = rows[keep], boxes[keep]
-            extra: dict[str, np.ndarray] = {"spread": spread[i].cpu().numpy()[rows], "scores": score[keep]}
+            some = survivors(
+                settings.suppress,
+                boxes,
+                score,
+                settings.suppress_iou,
+                None if settings.class_agnostic else kinds,
+                sigma=settings.soft_sigma,
+                floor=settings.score_floor,
+            )
+            capped.append(len(order) < len(prior) or len(some.keep) > settings.max_detections)
+            few = slice(settings.max_detections)
+            keep = some.keep[few]
+            rows, kinds, boxes, sides = rows[keep], kinds[keep], boxes[keep], spread[i].cpu().numpy()[rows[keep]]
+            if settings.suppress == "fusion":
+                fused = some.boxes[few].astype(np.float32)
+                turned = fused[:, 3] > fused[:, 2]  # what is the length of the mean was the width of the best
+                boxes, sides = canonical_obb(fused), np.where(turned[:, None], sides[:, [0, 1, 3, 2]], sides)
+            extra: dict[str, np.ndarray] = {"spread": sides, "scores": some.scores[few].astype(np.float32)}
             if self.config.heading:
                 v = raw.heading[i].cpu().numpy()[rows]
                 extra |= {"heading": np.arctan2(v[:, 1], v[:, 0]), "headed": np.ones(len(v), bool)}
-            found.append(Objects(raw.size, kinds[keep], obb_hull(boxes), obbs=boxes, **extra))
+            found.append(Objects(raw.size, kinds, obb_hull(boxes), obbs=boxes, **extra))
         return found, capped
 
     def _spread(self, raw: OrientedRaw) -> Tensor:

@@ -16,7 +16,7 @@ from tercel.config import Evaluate
 from tercel.core.finding import TercelError
 from tercel.core.objects import Objects
 from tercel.models.assign import Assignment, Truths
-from tercel.models.suppress import suppress
+from tercel.models.suppress import select
 
 
 class BoxTargets(NamedTuple):
@@ -54,6 +54,11 @@ def encode_boxes(objects: Sequence[Objects], classes: int) -> BoxTargets:
     return BoxTargets(truths, tensor(image[ignore], torch.int64), tensor(boxes[ignore], torch.float32), len(objects))
 
 
+_NONE = torch.zeros(0, dtype=torch.long)
+NOBODY = Assignment(_NONE, _NONE, _NONE, _NONE.float())
+"""No positives."""
+
+
 def counted(boxes: Tensor, points: Tensor, positives: Assignment, targets: BoxTargets) -> Tensor:
     """f32 [B,A]: 0 for priors that see an ignored region (point or most of the predicted box in it), else 1.
 
@@ -72,35 +77,56 @@ def counted(boxes: Tensor, points: Tensor, positives: Assignment, targets: BoxTa
     return weight
 
 
+class Kept(NamedTuple):
+    """Detections of one picture, best first."""
+
+    prior: Tensor  # i64 [N]
+    label: Tensor  # i64 [N]
+    boxes: Tensor  # f32 [N,4] px, inside the canvas; fused ones are means, and `prior` is that of the best of them
+    scores: Tensor  # f32 [N]
+    capped: bool  # whether a cap was reached
+
+
 @torch.no_grad()
-def decode_boxes(
-    scores: Tensor, boxes: Tensor, size: tuple[int, int], settings: Evaluate
-) -> tuple[list[Objects], list[bool]]:
-    """Detections on the network canvas per picture, best first, and whether a cap was reached.
+def keep_boxes(
+    scores: Tensor,
+    boxes: Tensor,
+    size: tuple[int, int],
+    settings: Evaluate,
+    density: Tensor | None = None,
+    proposal: Tensor | None = None,
+) -> list[Kept]:
+    """What stays of each picture after the score floor and the suppression that `settings.suppress` names.
 
     Args:
         scores: [B,A,C] in 0..1.
         boxes: [B,A,4]; they are cut at the canvas, and those without area left out.
+        density: [B,A] in 0..1, for `adaptive`: the greatest IoU of a box's object with another object.
+        proposal: i64 [A], for `set`: which proposal a box is one of.
     """
     h, w = size
     boxes = boxes.clamp(min=0).minimum(torch.tensor([w, h, w, h], device=boxes.device, dtype=boxes.dtype))
-    found, capped = [], []
-    for s, b in zip(scores, boxes, strict=True):
+    out = []
+    for i, (s, b) in enumerate(zip(scores, boxes, strict=True)):
         prior, label = torch.nonzero(s > settings.score_floor, as_tuple=True)
-        score, box = s[prior, label], b[prior]
-        solid = (box[:, 2:] > box[:, :2]).all(-1)
-        score, box, label = score[solid], box[solid], label[solid]
-        keep, cap = suppress(
-            box,
-            score,
-            label,
-            iou=settings.suppress_iou,
-            class_agnostic=settings.class_agnostic,
-            max_detections=settings.max_detections,
-            max_candidates=settings.max_candidates,
-        )
-        found.append(
-            Objects(size, label[keep].cpu().numpy(), box[keep].cpu().numpy(), scores=score[keep].cpu().numpy())
-        )
-        capped.append(cap)
-    return found, capped
+        solid = (b[prior, 2:] > b[prior, :2]).all(-1)
+        prior, label = prior[solid], label[solid]
+        crowd = None if density is None else density[i, prior]
+        source = None if proposal is None else proposal[prior]
+        some = select(b[prior], s[prior, label], label, settings, crowd, source)
+        out.append(Kept(prior[some.keep], label[some.keep], some.boxes, some.scores, some.cut))
+    return out
+
+
+def decode_boxes(
+    scores: Tensor,
+    boxes: Tensor,
+    size: tuple[int, int],
+    settings: Evaluate,
+    density: Tensor | None = None,
+    proposal: Tensor | None = None,
+) -> tuple[list[Objects], list[bool]]:
+    """Detections on the network canvas per picture, best first, and whether a cap was reached (see `keep_boxes`)."""
+    kept = keep_boxes(scores, boxes, size, settings, density, proposal)
+    found = [Objects(size, k.label.cpu().numpy(), k.boxes.cpu().numpy(), scores=k.scores.cpu().numpy()) for k in kept]
+    return found, [k.capped for k in kept]
