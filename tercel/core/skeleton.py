@@ -28,9 +28,9 @@ _OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
 def infer_flip_pairs(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Pairs of names that a mirror image exchanges, as far as the names say it; the left one first.
 
-    Understood are the words left and right in any place and case, and the letters l and r as a part of their own (l_eye,
-    eye.L, lEye, eyeL, legL1, FL). A pair needs both its names. A name that has two possible partners gets none: which
-    side it means cannot be told.
+    Understood are the words left and right in any place and case, and the letters l and r as a part of their own
+    (l_eye, eye.L, lEye, eyeL, legL1, FL). A pair needs both its names. A name that has two possible partners gets none:
+    which side it means cannot be told.
     """
     exact = set(names)
     folded: dict[str, list[str]] = {}
@@ -39,7 +39,7 @@ def infer_flip_pairs(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
     def partners(name: str) -> dict[str, bool]:
         """Names that could be the mirror of `name` -> whether `name` is the left one."""
-        found = {}
+        found: dict[str, bool] = {}
         for left, other in _mirrored(name):
             near = [other] if other in exact else folded.get(other.casefold(), [])
             found |= {n: left for n in near if n != name}

@@ -73,7 +73,7 @@ def draw_person(rng: np.random.Generator, height: float) -> Person:
 
     def painted(parts: list[tuple[Floats, Floats]], image: NDArray[np.float32]) -> NDArray[np.float32]:
         for outline, colour in parts:
-            blend(image, (outline + (half, -low)) * height, np.array([*colour, 255.0]))
+            blend(image, (outline + np.array([half, -low])) * height, np.array([*colour, 255.0]))
         return image
 
     image = painted(head, painted(body, np.zeros(shape, np.float32)))
@@ -130,8 +130,8 @@ def _legs(rng: np.random.Generator, hip: float, waist: float, colour: Floats) ->
         top = np.array([side * 0.5 * hip, waist])
         shade = colour * (0.82 if side < 0 else 1.0)
         out += [(_capsule(top, knee, thick * 1.15, thick), shade), (_capsule(knee, foot, thick, 0.7 * thick), shade)]
-        toe = foot + (side * rng.uniform(0.0, 0.035), 0.012)
-        out.append((_capsule(foot + (0, 0.01), toe, 0.022, 0.02), shoe))
+        toe = foot + np.array([side * rng.uniform(0.0, 0.035), 0.012])
+        out.append((_capsule(foot + np.array([0, 0.01]), toe, 0.022, 0.02), shoe))
     if rng.random() < 0.2:
         hem = rng.uniform(0.66, 0.85)
         out.append((np.array([(-hip, waist), (hip, waist), (1.5 * hip, hem), (-1.5 * hip, hem)]), colour))
@@ -157,7 +157,7 @@ def _arms(
             (_capsule(top, elbow, 0.034, 0.028), sleeve * shade),
             (_capsule(elbow, hand, 0.027, 0.02), lower * shade),
         ]
-        parts.append((_oval(*hand, 0.022, 0.024), skin))
+        parts.append((_oval(hand[0], hand[1], 0.022, 0.024), skin))
         arms.append([(p, c.clip(0, 255)) for p, c in parts])
     return arms[0], arms[1]
 
@@ -235,7 +235,7 @@ def _post(rng: np.random.Generator, image: NDArray[np.float32], foot: Floats, he
     colour, thick = palette(rng, (0.1, 0.7), (0, 0.4)), height * rng.uniform(0.02, 0.04)
     top = foot - (0, 1.3 * height)
     _put(image, _capsule(foot, top, 1.3 * thick, thick), colour)
-    _put(image, _oval(*top, 0.08 * height, 0.05 * height), np.clip(1.8 * colour + 60, 0, 255))
+    _put(image, _oval(top[0], top[1], 0.08 * height, 0.05 * height), np.clip(1.8 * colour + 60, 0, 255))
 
 
 def _bin(rng: np.random.Generator, image: NDArray[np.float32], foot: Floats, height: float) -> None:
@@ -258,8 +258,8 @@ def _sign(rng: np.random.Generator, image: NDArray[np.float32], foot: Floats, he
     )
     colour, y = palette(rng, (0.3, 1), (0.3, 1)), foot - (0, 0.82 * height)
     if rng.random() < 0.5:
-        _put(image, _oval(*y, 0.13 * height, 0.13 * height), colour)
-        _put(image, _oval(*y, 0.09 * height, 0.09 * height), np.full(3, 230.0))
+        _put(image, _oval(y[0], y[1], 0.13 * height, 0.13 * height), colour)
+        _put(image, _oval(y[0], y[1], 0.09 * height, 0.09 * height), np.full(3, 230.0))
     else:
         a, b = height * rng.uniform(0.1, 0.17), height * rng.uniform(0.12, 0.3)
         _put(image, y + np.array([(-a, -b / 2), (a, -b / 2), (a, b), (-a, b)]), colour)

@@ -1,17 +1,14 @@
 """Objects drawn on pictures: boxes, oriented boxes, keypoints, balls, ignore regions; truth beside prediction.
 
-Coordinates are ours (docs/conventions.md): (0, 0) is the outer corner of the first pixel, so the centre of a pixel
-lies at +0.5; OpenCV puts it on whole numbers. `_fixed` is the one place where the two meet.
+Coordinates are ours (docs/conventions.md): (0, 0) is the outer corner of the first pixel.
 
 Shape legend: H, W picture; N objects; K points; P corners; 2 = (x, y).
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,9 +21,7 @@ from tercel.core.objects import Objects
 from tercel.core.schema import Schema
 from tercel.core.warp import Warp, scaling, translation
 from tercel.report import skeleton
-
-Picture = NDArray[np.uint8]
-Color = tuple[int, int, int]
+from tercel.report.strokes import Color, Picture, Stroke, paint
 
 # Okabe and Ito (2008): hues that stay apart with every common colour blindness; black is left out (pictures are dark).
 _BASE: tuple[Color, ...] = (
@@ -41,7 +36,6 @@ _BASE: tuple[Color, ...] = (
 _TINTS = (0.0, 0.45, -0.4)  # later rounds of the palette: mixed with white, then with black
 TRUTH: Color = (255, 255, 255)
 IGNORED: Color = (190, 190, 190)
-_SHIFT = 5  # fractional bits of OpenCV's drawing coordinates: 1/32 px
 
 
 def class_color(label: int) -> Color:
@@ -114,7 +108,7 @@ def draw(
     strokes = [] if truth is None else _strokes(truth, schema, max(1, round(width * 0.6)), TRUTH)
     for o, w in ((objects[~strong], max(1, width // 2)), (objects[strong], width)):
         strokes += _strokes(o, schema, w, None)
-    _paint(canvas, strokes)
+    paint(canvas, strokes)
     if labels:
         canvas = _tags(canvas, objects[strong & ~objects.ignore], schema)
     return _legend(canvas, objects, truth, schema) if legend else canvas
@@ -210,22 +204,9 @@ def crop(
 # -- strokes ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Stroke:
-    """One shape: a path [P,2] in our coordinates, or a disc (`radius`) around each of its points."""
-
-    path: NDArray[np.float64]
-    color: Color
-    width: int
-    closed: bool = True
-    dashed: bool = False
-    radius: float = 0.0
-    filled: bool = False
-
-
-def _strokes(o: Objects, schema: Schema, width: int, color: Color | None) -> list[_Stroke]:
+def _strokes(o: Objects, schema: Schema, width: int, color: Color | None) -> list[Stroke]:
     """All shapes of `o`; `color` overrides that of the class and makes lines dashed (truth)."""
-    out: list[_Stroke] = []
+    out: list[Stroke] = []
     corners = (box_corners(o.boxes) if o.obbs is None else obb_corners(o.obbs)).astype(np.float64)
     extent = (o.boxes[:, 2:] - o.boxes[:, :2]).max(axis=1, initial=0)
     order = range(len(o)) if o.scores is None else np.argsort(o.scores, kind="stable")  # strong ones end on top
@@ -233,11 +214,11 @@ def _strokes(o: Objects, schema: Schema, width: int, color: Color | None) -> lis
         ignored = bool(o.ignore[i])
         ink = IGNORED if ignored else (color or class_color(int(o.labels[i])))
         if extent[i] > 0:
-            out.append(_Stroke(corners[i], ink, width, dashed=ignored or color is not None))
+            out.append(Stroke(corners[i], ink, width, dashed=ignored or color is not None))
         elif o.points is None:  # a box without extent would be invisible: mark the place
-            out.append(_Stroke(o.boxes[i : i + 1, :2].astype(np.float64), ink, width, radius=3.0 * width))
+            out.append(Stroke(o.boxes[i : i + 1, :2].astype(np.float64), ink, width, radius=3.0 * width))
         if o.heading is not None and o.headed is not None and o.headed[i]:
-            out.append(_Stroke(_front(o, int(i)), ink, max(1, width // 2), closed=False, dashed=color is not None))
+            out.append(Stroke(_front(o, int(i)), ink, max(1, width // 2), closed=False, dashed=color is not None))
         if o.points is not None and o.visible is not None:
             truth = color is not None
             out += _skeleton(o.points[i].astype(np.float64), o.visible[i], schema, ink, width, truth)
@@ -265,76 +246,24 @@ def _skeleton(
     ink: Color,
     width: int,
     truth: bool = False,
-) -> list[_Stroke]:
+) -> list[Stroke]:
     """Edges, then points [K,2], each in the colour of its side; all in `ink` for truth and where no side is known."""
     thin = max(1, width // 2)
     if len(points) == 1:  # a ball is ringed, its pixels stay in view
-        return [_Stroke(points, ink, thin, radius=width * 3.0 + 2)] if visible[0] else []
+        return [Stroke(points, ink, thin, radius=width * 3.0 + 2)] if visible[0] else []
     named = len(schema.keypoints) == len(points)
     sided = named and bool(schema.flip_pairs) and not truth and ink != IGNORED
     out = []
     for i, j, side in skeleton.edges(schema) if named else ():
         if visible[i] and visible[j]:
             color = skeleton.COLORS[side] if sided else ink
-            out.append(_Stroke(points[[i, j]], color, thin, closed=False, dashed=truth))
+            out.append(Stroke(points[[i, j]], color, thin, closed=False, dashed=truth))
     side_of = skeleton.sides(schema) if sided else np.zeros(len(points), np.int64)
     shown = np.flatnonzero(visible)
     radius = skeleton.radius(points[shown], width)
     for k in shown:
         color = skeleton.COLORS[int(side_of[k])] if sided else ink
-        out.append(_Stroke(points[k : k + 1], color, thin, radius=radius, filled=bool(visible[k] >= 2)))
-    return out
-
-
-def _paint(canvas: Picture, strokes: Sequence[_Stroke]) -> None:
-    """All strokes over one soft dark rim, which keeps every colour readable on every background."""
-    import cv2
-
-    if not strokes:
-        return
-    rim = np.zeros(canvas.shape[:2], np.uint8)
-    for s in strokes:
-        _stroke(cv2, rim, s, (110,) * 3 if s.width > 1 or s.dashed else (70,) * 3, 2)
-    if rim.any():
-        y, x = np.flatnonzero(rim.any(axis=1)), np.flatnonzero(rim.any(axis=0))
-        part = slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)
-        keep = (255 - rim[part]).astype(np.uint16)[..., None]
-        canvas[part] = (canvas[part] * keep // 255).astype(np.uint8)
-    for s in strokes:
-        _stroke(cv2, canvas, s, s.color, 0)
-
-
-def _stroke(cv2: Any, target: Picture, s: _Stroke, color: Color, wider: int) -> None:
-    limit = 4 * max(target.shape) + 1000  # OpenCV's coordinates are 32-bit: what lies far outside is brought nearer
-    path = np.clip(s.path, -limit, limit)
-    width = s.width + (wider if not s.dashed else min(wider, 1))
-    if s.radius:
-        for p in path:
-            radius = round((s.radius + (wider / 2 if s.filled else 0)) * 2**_SHIFT)
-            thickness = cv2.FILLED if s.filled else width
-            cv2.circle(target, tuple(_fixed(p).tolist()), radius, color, thickness, cv2.LINE_AA, _SHIFT)
-        return
-    dashed = s.dashed and not wider  # under dashes the rim goes through, so the gaps can be seen as well
-    lines = _dashes(path, s.closed, 4.0 * s.width + 2) if dashed else [path]
-    closed = s.closed and not dashed
-    cv2.polylines(target, [_fixed(line) for line in lines], closed, color, width, cv2.LINE_AA, _SHIFT)
-
-
-def _fixed(xy: NDArray[np.float64]) -> NDArray[np.int32]:
-    """Our coordinates as OpenCV's fixed-point ones: pixel centres from +0.5 to whole numbers."""
-    fixed: NDArray[np.int32] = np.rint((xy - 0.5) * 2**_SHIFT).astype(np.int32)
-    return fixed
-
-
-def _dashes(path: NDArray[np.float64], closed: bool, length: float) -> list[NDArray[np.float64]]:
-    """Segments [2,2] along the path: about as long as the gaps, whole at the corners so that corners stay visible."""
-    ends = np.concatenate([path, path[:1]]) if closed else path
-    out = []
-    for a, b in itertools.pairwise(ends):
-        distance = float(np.hypot(*(b - a)))
-        n = min(2 * max(1, round(distance / (2 * length))) + 1, 2001)  # odd: starts and ends with a dash
-        t = np.linspace(0, 1, n + 1)
-        out += [a + (b - a) * t[i : i + 2, None] for i in range(0, n, 2)]
+        out.append(Stroke(points[k : k + 1], color, thin, radius=radius, filled=bool(visible[k] >= 2)))
     return out
 
 

@@ -12,8 +12,9 @@ from tercel.core.finding import Finding, Ledger, Severity, TercelError
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset, Frame
 from tercel.metrics.match import Mistake
-from tercel.report.draw import Picture, crop, draw
+from tercel.report.draw import crop, draw
 from tercel.report.judge import HIT, IGNORED, Judged
+from tercel.report.strokes import Picture
 
 CROP = 288  # px, side of a gallery picture
 CONTEXT = 2.2  # a crop shows this many times the longer side of the object

@@ -117,13 +117,13 @@ def _names(ax: Axes, rows: Rows, at: Floats, seen: NDArray[np.bool_], reach: flo
     """A name, or a number where there are many, beside each point: outwards, away from the middle."""
     middle = at[seen].mean(axis=0)
     few = len(rows) <= NAMED
-    for k in np.flatnonzero(seen):
+    for k in np.flatnonzero(seen).tolist():
         away = at[k] - middle
         length = float(np.hypot(*away))
         away = away / length if length > 0.05 * reach else np.array([0.0, 1.0])
         x, y = at[k] + away * reach * (0.07 if few else 0.05)
         ha = "center" if not few or abs(away[0]) < 0.3 else "left" if away[0] > 0 else "right"
-        text = _short(str(rows[k]["point"]), 16) if few else str(k + 1)
+        text = _short(str(rows[int(k)]["point"]), 16) if few else str(k + 1)
         ax.text(x, y, text, fontsize=7.5 if few else 6, color=INK, ha=ha, va="center", zorder=4)
 
 

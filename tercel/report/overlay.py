@@ -21,7 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from tercel.core.finding import TercelError
 from tercel.core.record import Event
 from tercel.core.track import Track
-from tercel.report.draw import _SHIFT, TRUTH, Color, Picture, _fit, _fixed, _font, _ink_on, class_color, line_width
+from tercel.report.draw import TRUTH, _fit, _font, _ink_on, class_color, line_width
+from tercel.report.strokes import SHIFT, Color, Picture, fixed
 
 Progress = Callable[[int, int], None]  # (done, total) frames; total 0 = not known
 
@@ -266,11 +267,11 @@ def _cover(
 
     mask = np.zeros(size, np.uint8)
     if radius:
-        reach = round((radius + (wider / 2 if solid else 0)) * 2**_SHIFT)
+        reach = round((radius + (wider / 2 if solid else 0)) * 2**SHIFT)
         thickness = cv2.FILLED if solid else width + wider
-        cv2.circle(mask, tuple(_fixed(path[0]).tolist()), reach, 255, thickness, cv2.LINE_AA, _SHIFT)
+        cv2.circle(mask, tuple(fixed(path[0]).tolist()), reach, 255, thickness, cv2.LINE_AA, SHIFT)
     else:
-        cv2.polylines(mask, [_fixed(path)], False, 255, width + wider, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(mask, [fixed(path)], False, 255, width + wider, cv2.LINE_AA, SHIFT)
     return mask
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from tercel.core.finding import Finding, Severity
-from tercel.report.draw import Picture
 from tercel.report.reading import View
+from tercel.report.strokes import Picture
 
 SAMPLE_WIDTH = 1000  # px
 

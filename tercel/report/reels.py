@@ -14,8 +14,9 @@ from tercel.core.finding import Finding, Ledger, Severity, TercelError
 from tercel.core.objects import Objects
 from tercel.core.record import Record
 from tercel.report.ball_judge import Rally
-from tercel.report.draw import TRUTH, Color, Picture, class_color, crop
+from tercel.report.draw import TRUTH, class_color, crop
 from tercel.report.overlay import FILLED, FOUND, ring, stroke, tag
+from tercel.report.strokes import Color, Picture
 
 FRAMES = 9  # of a strip, the mistake in its middle
 TILE = 168  # px, side of one frame of a strip

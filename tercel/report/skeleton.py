@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from tercel.core.schema import Schema
 from tercel.core.skeleton import infer_flip_pairs
-
-Color = tuple[int, int, int]
+from tercel.report.strokes import Color
 
 # Okabe and Ito (2008): three hues that stay apart with every common colour blindness.
 LEFT: Color = (86, 180, 233)  # sky blue

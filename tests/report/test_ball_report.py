@@ -26,10 +26,10 @@ from tercel.metrics.rules import RULES
 from tercel.report import ball, ball_events
 from tercel.report.ball_judge import Rally, judged
 from tercel.report.card import write_card
-from tercel.report.draw import Picture
 from tercel.report.html import write_report
 from tercel.report.reading import View, read_run
 from tercel.report.reels import FRAMES, MAP_WIDTH, TILE, Pixels, heat_map, reel
+from tercel.report.strokes import Picture
 
 Run = tuple[Path, Dataset, list[Track]]
 Builder = Callable[..., Run]

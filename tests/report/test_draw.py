@@ -13,6 +13,7 @@ from tercel.core.geometry import obb_hull
 from tercel.core.objects import Objects
 from tercel.core.schema import Schema
 from tercel.report import draw as module
+from tercel.report import strokes
 from tercel.report.draw import class_color, contact_sheet, crop, draw, draw_sample
 
 SIZE = (60, 80)
@@ -38,7 +39,7 @@ def test_an_edge_lies_where_its_coordinate_says(x: float, width: int) -> None:
 
 
 def test_forgetting_the_half_pixel_between_the_conventions_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_fixed", lambda xy: np.rint(xy * 32).astype(np.int32))
+    monkeypatch.setattr(strokes, "fixed", lambda xy: np.rint(xy * 32).astype(np.int32))
     out = draw(BLACK, one(20, 10, 60, 50), ["a"], labels=False, width=2)
     assert abs(centre_of(out[30, :40, 0].astype(float)) - 20) > 0.4
 

@@ -74,12 +74,14 @@ class GridNet(nn.Module):
         self.event = EventNet(width, c.events, head.n_events, c.prior, model.norm) if head.n_events else None
         init_weights(self.towers)
         for conv, prior in zip(self.out, map_priors(c.prior, head.strides), strict=True):
+            assert isinstance(conv, nn.Conv2d)
+            assert conv.bias is not None
             bias = torch.zeros(a, head.channels)
             for name in ("confidence", "hit"):  # every frame's channel starts at the map's prior
                 if name in head.layout:
                     bias[:, head.layout[name]] = prior_bias(prior)
             with torch.no_grad():
-                conv.bias.copy_(bias.flatten())  # type: ignore[union-attr]
+                conv.bias.copy_(bias.flatten())
                 nn.init.normal_(conv.weight, std=0.01)
 
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> GridRaw:

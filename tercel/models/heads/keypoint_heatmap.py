@@ -120,9 +120,14 @@ class PointMaps:
         for points, p in zip(xy, sure, strict=True):
             score = p.mean()
             some = Objects(
-                raw.size, [0], np.concatenate([points.min(0), points.max(0)])[None], points=points[None],
-                visible=1 + (p[None] > 0.5), point_scores=p[None], scores=[score],
-            )  # fmt: skip
+                raw.size,
+                np.zeros(1, np.int64),
+                np.concatenate([points.min(0), points.max(0)])[None],
+                points=points[None],
+                visible=1 + (p[None] > 0.5),
+                point_scores=p[None],
+                scores=np.array([score], np.float32),
+            )
             found.append(some if score > settings.score_floor else some[:0])
         return found, [False] * len(found)
 
