@@ -23,8 +23,8 @@ RESULTS, PAGE = ROOT / "docs/benchmarks.json", ROOT / "docs/benchmarks.md"
 # In the order of the page; the quick ones first.
 NAMES = (
     "parity", "ceiling", "startup", "score_speed", "rotated", "lab_speed", "assign_speed", "loader_speed",
-    "train_speed", "blood_cells", "hit_uav", "whole_pictures", "ball_rules", "ball_ceiling", "ball_speed", "ball_demo",
-    "ball_recipes", "tennis",
+    "train_speed", "blood_cells", "hit_uav", "whole_pictures", "keypoint_ceiling", "flies", "turtles", "glue_tubes",
+    "ball_rules", "ball_ceiling", "ball_speed", "ball_demo", "ball_recipes", "tennis",
 )  # fmt: skip
 
 HEAD = """# Benchmarks

@@ -15,7 +15,7 @@ def run() -> dict[str, Any]:
     recipe, rows = recipes.get("boxes"), []
     for split in ("trainval", "test"):
         data = read(f"voc:{BCCD}#{split}")
-        head = build_head(recipe.model.head, data.schema, recipe.model.strides)
+        head = build_head(recipe.model.head, data.schema, recipe.model.strides, recipe.model.clip)
         for suppress in (False, True):
             e = encode_ceiling(recipe, data, head, suppress=suppress)
             n = sum(len(r.objects) for r in data.records)

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("TERCEL_SHARED", ROOT.parent / "shared"))
 SCRATCH = ROOT / ".bench"
 BCCD = SHARED / "data/bccd/BCCD"
+SEEDS = tuple(int(s) for s in os.environ.get("TERCEL_BENCH_SEEDS", "0").split(","))
 
 
 def peer_python() -> str:
@@ -42,3 +43,17 @@ def tercel(*words: str) -> tuple[float, dict[str, Any]]:
     """Wall seconds and JSON of a `tercel ... --json` command."""
     seconds, out = timed([sys.executable, "-m", "tercel.cli", *words, "--json"])
     return seconds, json.loads(out)
+
+
+def spread(s: dict[str, Any]) -> str:
+    """A score out of a `--json` with its interval: ".953 (.931–.972)" with leading zeros; a dash when undefined."""
+    if s["value"] is None:
+        return "–"
+    if s["low"] is None:
+        return f"{s['value']:.3f}"
+    return f"{s['value']:.3f} ({s['low']:.3f}–{s['high']:.3f})"
+
+
+def overall(scores: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Name -> score, of the scores over everything; those at a threshold are among them."""
+    return {s["name"]: s for s in scores if {"class", "point", "visibility"}.isdisjoint(s["where"])}

@@ -8,7 +8,6 @@ same machine, for the ratio of speeds; its scores are quoted.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import statistics
 import tempfile
@@ -16,12 +15,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import SCRATCH, SHARED, peer_python, tercel, timed
+from benchmarks.common import SCRATCH, SEEDS, SHARED, peer_python, spread, tercel, timed
 from tercel.core.files import read_json, write_json
 from tercel.data.source import convert
 
 HIT_UAV = SHARED / "data/hit-uav"
-SEEDS = tuple(int(s) for s in os.environ.get("TERCEL_BENCH_SEEDS", "0").split(","))
 CLASSES = ("Person", "Car", "Bicycle", "OtherVehicle")
 PEER_EPOCHS = 12  # of the quoted scores
 QUOTED = {"AP50": {"Car": ".601", "Person": ".711", "Bicycle": ".261"},
@@ -82,12 +80,6 @@ def one(seed: int) -> dict[str, Any]:
     return {"seconds": seconds, "scores": last["scores"], "parameters": info["parameters"], "calibration": fitted}
 
 
-def _text(s: dict[str, Any]) -> str:
-    if s["value"] is None:
-        return "–"
-    return f"{s['value']:.3f} ({s['low']:.3f}–{s['high']:.3f})"
-
-
 def run() -> dict[str, Any]:
     epoch = peer_epoch()
     results = {seed: one(seed) for seed in SEEDS}
@@ -96,14 +88,14 @@ def run() -> dict[str, Any]:
         for kind in (None, *CLASSES):
             mine = {s["name"]: s for s in r["scores"] if s["where"].get("class") == kind and "iou" not in s["where"]}
             row: dict[str, Any] = {"what": f"tercel oriented, seed {seed}", "class": kind or "mean of four"}
-            row |= {n: _text(mine[n]) for n in ("AP50", "AP75", "AP") if n in mine}
+            row |= {n: spread(mine[n]) for n in ("AP50", "AP75", "AP") if n in mine}
             if kind is None:
                 row |= {"wall s": round(r["seconds"]), "parameters (M)": round(r["parameters"] / 1e6, 2)}
             rows.append(row)
         for kind in ("calibrated", "cross-fitted"):
             fitted = {s["name"]: s for s in r["calibration"]["scores"] if s["where"] == {"boxes": kind}}
             row = {"what": f"seed {seed}, boxes {kind}", "class": "mean of four"}
-            rows.append(row | {n: _text(fitted[n]) for n in ("AP50", "AP75", "AP")})
+            rows.append(row | {n: spread(fitted[n]) for n in ("AP50", "AP75", "AP")})
     peer = "quoted: yolov8n-obb, its defaults, 12 epochs"
     rows.append({"what": peer, "class": "mean of four", "AP50": ".393", "AP": ".193", "wall s": 1229,
                  "parameters (M)": 3.1})  # fmt: skip

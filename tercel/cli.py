@@ -50,7 +50,7 @@ def options(
 
 @app.command()
 def demo(
-    task: Annotated[str, typer.Argument(help="Which kind: ball, boxes, keypoints, oriented.")] = "ball",
+    task: Annotated[str, typer.Argument(help="Which kind: ball, boxes, crowd, keypoints, oriented.")] = "ball",
     out: Annotated[Path, typer.Option(help="Folder for data and runs.")] = Path("demo"),
     settings: Settings = None,
     json_: Json = False,
@@ -79,8 +79,15 @@ def recipes(json_: Json = False) -> None:
 def show(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe.")] = "",
     settings: Settings = None,
-    batch: Annotated[Path | None, typer.Option(help="Draw one augmented batch into this PNG.")] = None,
-    train_: Annotated[str, typer.Option("--train", metavar="SOURCE", help="Data for --batch.")] = "",
+    batch: Annotated[
+        Path | None, typer.Option(help="Draw one augmented batch into this PNG, and which priors answer for its truth.")
+    ] = None,
+    train_: Annotated[
+        str, typer.Option("--train", metavar="SOURCE", help="Data for --batch; default: the run's.")
+    ] = "",
+    run: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="For --batch: this run's recipe and trained network.")
+    ] = None,
     data: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE", help="Labels to look at, without a recipe; may be repeated.")
     ] = None,
@@ -88,8 +95,8 @@ def show(
     json_: Json = False,
 ) -> None:
     """Show a recipe, a training batch, or data."""
-    if bool(recipe) == bool(data):
-        raise TercelError("there must be one thing to show", "name a recipe, or give --data SOURCE")
+    if sum(map(bool, (recipe, data, run))) != 1:
+        raise TercelError("there must be one thing to show", "name a recipe, or give --data SOURCE or --run RUN")
     if data:
         from tercel.report.explore import explore
 
@@ -102,6 +109,15 @@ def show(
     from tercel import recipes as book
     from tercel.config import dump, flat
 
+    if run is not None:
+        from tercel.show import draw_batch, trained
+
+        if batch is None:
+            raise TercelError("--run is for --batch", "add --batch FILE")
+        resolved, model, source = trained(run, settings or ())
+        path = draw_batch(resolved, train_ or source, batch, model=model)
+        typer.echo(json.dumps({"batch": str(path)}) if json_ else str(path))
+        return
     resolved = book.get(recipe, settings or ())
     if batch is not None:
         from tercel.show import draw_batch
@@ -302,12 +318,15 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="[format:]path[#split]")],
     out: Annotated[Path, typer.Argument(help="New folder or file.")],
     to: Annotated[str, typer.Option(help="voc, coco, yolo, ...")],
+    split: Annotated[str, typer.Option(metavar="NAME", help="Split to write; default: the source's, or train.")] = "",
+    classes: Annotated[str, typer.Option(metavar="NAME,NAME", help="Only these classes, in this order.")] = "",
     json_: Json = False,
 ) -> None:
     """Rewrite and check a data set in another format."""
     from tercel.data.source import convert as run_convert
 
-    findings = run_convert(source, out, to)
+    chosen = [c.strip() for c in classes.split(",")] if classes else None
+    findings = run_convert(source, out, to, split=split or None, classes=chosen)
     print_findings(findings)
     if json_:
         listed = [f.to_json() for f in findings]

@@ -65,7 +65,7 @@ class SmallNet(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class TimmNet(Checked):
-    """Any timm backbone that has features_only; `weights` fetches pretrained ones."""
+    """Any timm backbone that has features_only (resnet50, darknet53, ...); `weights` fetches pretrained ones."""
 
     model: str = "resnet18"
     weights: bool = False
@@ -111,6 +111,7 @@ class Fpn(Checked):
     """Feature pyramid, top-down only (Lin et al. 2017)."""
 
     width: int = num(96, 8, 1024)
+    extra: int = num(0, 0, 3)  # maps beyond the coarsest one, each of twice the stride (RetinaNet's P6 and P7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,7 @@ class Pan(Checked):
 
     width: int = num(96, 8, 1024)
     depth: int = num(1, 1, 8)
+    extra: int = num(0, 0, 3)  # maps beyond the coarsest one, each of twice the stride
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,23 +221,28 @@ class OneToOne(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class BoxHead(Checked):
-    """Anchor-free dense boxes: class scores and the distances to the four sides as distributions over bins."""
+    """Anchor-free dense boxes: class scores and the distances to the four sides."""
 
     width: int = num(64, 8, 1024)
     depth: int = num(2, 0, 8)
-    bins: int = num(16, 2, 64)  # distance bins, in strides; the first one is at -1
+    shared: bool = False  # the same towers for all maps (FCOS), so that rare sizes learn too; norm must be group
+    coder: Literal["dfl", "ltrb"] = "dfl"  # each distance as a distribution over bins, or as one number
+    bins: int = num(16, 2, 64)  # of each distance, in strides; the first one is at -1; with `dfl`
     assigner: TaskAligned | SimOta | MaxIou | Atss | Fcos | Ota | FreeAnchor | OneToOne = TaskAligned()
     class_loss: Literal["bce", "focal", "quality", "varifocal"] = "bce"
     box_loss: Literal["iou", "giou", "diou", "ciou", "smooth_l1"] = "ciou"
     class_gain: float = num(0.5, 0, 1000)
     box_gain: float = num(7.5, 0, 1000)
-    dfl_gain: float = num(1.5, 0, 1000)
+    dfl_gain: float = num(1.5, 0, 1000)  # with `dfl`
+    density: bool = False  # predicts how much an object overlaps another one, for evaluate.suppress=adaptive
+    density_gain: float = num(1.0, 0, 1000)
+    pairs: bool = False  # two boxes per prior (CrowdDet), for evaluate.suppress=set; with MaxIou, Atss or Fcos
     prior: float = num(0.01, 1e-6, 0.5)  # class probability at the start, on the coarsest map
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnchorHead(Checked):
-    """Dense boxes from anchors: class scores, and how each anchor has to move and grow (RetinaNet, EfficientDet)."""
+    """Dense boxes from anchors: class scores, and how each anchor has to move and grow (RetinaNet, YOLOv3)."""
 
     width: int = num(64, 8, 1024)
     depth: int = num(2, 0, 8)
@@ -243,6 +250,9 @@ class AnchorHead(Checked):
     base: float = num(4.0, 0.25, 64)  # side of the anchor of scale 1, in strides
     scales: tuple[float, ...] = nums((1.0, 2 ** (1 / 3), 2 ** (2 / 3)), 0.1, 10, rising=True)
     ratios: tuple[float, ...] = nums((0.5, 1.0, 2.0), 0.05, 20, rising=True)  # height over width; the area stays
+    sizes: tuple[float, ...] = ()  # px, w1,h1,w2,h2,... shared out among the maps; in place of base, scales, ratios
+    coder: Literal["delta", "cell"] = "delta"  # `cell`: the centre stays in its cell (YOLOv3); with MaxIou
+    objectness: bool = False  # whether there is an object apart from which one it is (YOLOv3)
     assigner: MaxIou | Atss | FreeAnchor = MaxIou()
     gamma: float = num(2.0, 0, 10)  # of the focal loss
     alpha: float = num(0.25, 0, 1)
@@ -339,6 +349,9 @@ class KeypointHead(Checked):
     depth: int = num(2, 0, 8)
     depthwise: bool = False  # depth-wise separable convolutions in these towers, in place of dense ones
     reach: float = num(1.5, 0.6, 10)  # points lie within so many box lengths of the box's centre, in x and in y
+    heatmap: bool = True  # and a map per point, to whose peaks the points of each box move; read from the finest map
+    heatmap_width: float = num(12.0, 1, 256)  # px: full width at half maximum of its Gaussians
+    heatmap_gain: float = num(5.0, 0, 1000)
     oks_gain: float = num(12.0, 0, 1000)
     near_gain: float = num(6.0, 0, 1000)  # of the smooth L1 that leads home points too far off for the OKS loss
     visible_gain: float = num(1.0, 0, 1000)
@@ -504,9 +517,9 @@ class Evaluate(Checked):
     max_detections: int = num(300, 1, 1_000_000)  # per picture; a picture that reaches it is reported
     max_candidates: int = num(3000, 1, 10_000_000)  # per picture, before suppression
     show_score: float = num(0.3, 0, 1)  # detections drawn on pictures
-    select: Literal["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "F1", "OKS_AP", "PCK@.05", "PCK@.1"] = (
-        "AP"  # the score whose highest value in the log names best
-    )
+    select: Literal[
+        "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "F1", "OKS_AP", "PCK@.05", "PCK@.1", "JI", "MR-2"
+    ] = "AP"  # the score whose highest value in the log names best; of MR-2 the lowest
     resamples: int = num(200, 0, 100_000)  # bootstrap over pictures (balls: rallies) for the intervals; 0 = none
     ball: Ball = Ball()
     tiles: Tiles = Tiles()

@@ -7,16 +7,17 @@ from pathlib import Path
 
 from tercel import api, recipes
 from tercel.core.finding import TercelError
-from tercel.data import rallies, synth, turtles, vehicles
+from tercel.data import crowds, rallies, synth, turtles, vehicles
 from tercel.engine.fit import Observer
 from tercel.engine.run import Run
 
-TASKS = ("ball", "boxes", "keypoints", "oriented")
+TASKS = ("ball", "boxes", "crowd", "keypoints", "oriented")
 PICTURES = 400
 CLASSES = ("disc", "square", "cross")
 SHARES = {"train": 0.8, "val": 0.17, "test": 0.03}
 RALLIES = {"train": 32, "val": 6, "test": 1}  # each of another match: the network has to find any ball
 FRAMES = 60
+CROWDS = {"train": 400, "val": 80, "test": 12}  # none shares a person or a street with another
 TURTLES = {"train": 400, "val": 80, "test": 12}  # none shares a turtle with another
 
 
@@ -43,6 +44,11 @@ def demo(
         say(f"data: {data}")
         train, val, media = f"tracknet:{data}#train", f"tracknet:{data}#val", data / "test"
         media = sorted(media.rglob("*.mp4"))[0].parent
+    elif task == "crowd":
+        data = crowds.make_crowds(out / "crowd", splits=CROWDS, seed=0, size=(256, 320))
+        say(f"data: {data}")
+        train, val = (f"odgt:{data / f'annotation_{split}.odgt'}" for split in ("train", "val"))
+        media = data / "Images" / "test_*.jpg"
     elif task == "keypoints":
         data = turtles.make_turtles(out / "keypoints", seed=0, splits=TURTLES)
         say(f"data: {data}")

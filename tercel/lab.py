@@ -23,6 +23,7 @@ from tercel.metrics.breakdown import plain
 from tercel.metrics.calibrate import ANGLE, FACTORS, effect, fit_boxes, fitted_on_reported
 from tercel.metrics.calibrate_scores import Method, fit_scores
 from tercel.metrics.ceiling import noise_ceiling
+from tercel.metrics.sigmas import compare_points
 
 RUN_FILE = "calibration.json"
 
@@ -65,6 +66,8 @@ def agree(
 ) -> LabResult:
     """Compare two label sets of the same pictures, and say which AP the truth A would get if it were labelled again.
 
+    Of animals with named points also how far the labels of each point lie apart, and the OKS sigmas that follow.
+
     Args:
         a, b: sources, `[format:]path[#split]`; pictures are paired by id, else by file name.
         pred: predictions on A, whose AP then stands beside the ceiling.
@@ -85,6 +88,13 @@ def agree(
     )  # fmt: skip
     scores, report = list(found.scores), {**found.to_json(), "a": a, "b": b, "pictures": len(pairs)}
     findings = [*left.findings, *right.findings, *ledger.findings(), *found.findings]
+    if left.schema.keypoints and right.schema.keypoints:
+        points, more = compare_points(
+            one, two, found.rows, left.schema.keypoints, right.schema.keypoints, resamples=resamples, seed=seed
+        )
+        scores += [p.sigma for p in points]
+        report["points"] = [p.to_json() for p in points]
+        findings += more
     if draws and len(found.iou):
         truth, classes = [r.objects for r in left.records], left.schema.classes
         ceiling = noise_ceiling(truth, found, classes, draws=draws, seed=seed)

@@ -18,11 +18,13 @@ from tercel.core.timeline import EventTruth
 from tercel.core.track import Track
 from tercel.data import events as event_files
 from tercel.data.formats import tracknet
+from tercel.data.prediction_dumps import is_dump, on_told_canvases
 from tercel.data.predictions import read_predictions
 from tercel.data.source import Source, parse, read
 from tercel.data.tracks import read_rallies, read_tracks
 from tercel.metrics.anatomy import Anatomy, dissect
 from tercel.metrics.ap import MAX_DETECTIONS, Kind, judge_boxes
+from tercel.metrics.crowd import judge_crowd
 from tercel.metrics.events import judge_events
 from tercel.metrics.greedy import Rule
 from tercel.metrics.keypoints import MAX_DETECTIONS as MAX_POSES
@@ -32,13 +34,13 @@ from tercel.metrics.points import judge_points
 from tercel.metrics.rules import ALL, Tolerance
 from tercel.metrics.stats import Interpolation
 
-TASKS = ("boxes", "oriented", "keypoints", "ball", "events")
+TASKS = ("boxes", "oriented", "keypoints", "crowd", "ball", "events")
 OPENTTGAMES_FPS = 120.0
 
 
 @dataclass(frozen=True, eq=False)
 class ScoreResult:
-    """Scores, the report behind them (of boxes, keypoints, a ball or events), and what was noticed on the way.
+    """Scores, the report behind them (of boxes, keypoints, a crowd, a ball or events), and what was noticed on the way.
 
     `errors` says where the score of boxes is lost, if that was asked for.
     """
@@ -83,9 +85,10 @@ def score(
         truth: `[format:]path[#split]`; its pictures need not be there. For a ball also a csv or a folder of csv, for
             events also a folder of OpenTTGames markup.
         pred: a file or folder of predictions; a picture, frame or game that it does not mention has none.
-        task: "boxes", "oriented", "keypoints", "ball" or "events"; "" = what the content of `pred` looks like.
+        task: "boxes", "oriented", "keypoints", "crowd", "ball" or "events"; "" = what the content of `pred` looks like.
             "oriented" judges axis-aligned hulls beside the oriented boxes; "boxes" judges nothing but hulls where there
-            are such. "keypoints" judges the boxes too, where both sides have boxes of their own.
+            are such. "keypoints" judges the boxes too, where both sides have boxes of their own. "crowd" judges persons
+            as CrowdHuman does (`tercel.metrics.crowd`), without a cap unless `max_detections` names one.
         max_detections, ious: boxes and keypoints, see `tercel.metrics.ap.judge_boxes` and
             `tercel.metrics.keypoints.judge_keypoints`; None = their defaults (COCO's).
         interpolation, matching: boxes, see `judge_boxes`.
@@ -118,16 +121,21 @@ def score(
     dataset = read(truth, pictures=False, as_written=True)
     ledger = Ledger()
     found = read_predictions(Path(pred), dataset, ledger=ledger)
+    dataset = on_told_canvases(dataset, found)
     sides = [r.objects for r in dataset.records], [found[r.id] for r in dataset.records]
-    geometry = _geometry(task if named else "", *sides, truth, pred)
     options: dict[str, Any] = {
         "resamples": resamples,
         "seed": seed,
         "ids": [r.id for r in dataset.records],
-        "ious": ious,
         "sources": _folders(dataset.records),
         "groups": [r.group for r in dataset.records],
     }
+    if task == "crowd":
+        usual = not lab and interpolation == "101" and matching == "coco" and tuple(ious) == IOUS
+        crowd = judge_crowd(*sides, dataset.schema.classes, max_detections=_crowd_cap(usual, max_detections), **options)
+        return ScoreResult(crowd.scores, crowd, (*dataset.findings, *ledger.findings(), *crowd.findings), task)
+    geometry = _geometry(task if named else "", *sides, truth, pred)
+    options["ious"] = ious
     if geometry == "keypoints":
         if lab or interpolation != "101" or matching != "coco":
             raise TercelError(
@@ -167,6 +175,18 @@ def score(
     # What limits the errors limits the scores too: the report has said it.
     findings = (*dataset.findings, *ledger.findings(), *report.findings)
     return ScoreResult(report.scores, report, findings, geometry, errors)
+
+
+def _crowd_cap(usual: bool, max_detections: Sequence[int] | None) -> int | None:
+    """The cap of a crowd, None = none; `usual`: no option of boxes was given."""
+    if not usual:
+        raise TercelError(
+            "crowds are judged by CrowdHuman's rule at IoU .5",
+            "leave out --lab, --ious, --interpolation and --matching, or judge boxes: --task boxes",
+        )
+    if max_detections is not None and len(max_detections) != 1:
+        raise TercelError("a crowd has one cap, or none", "for example --max-detections 500, or leave it out")
+    return None if max_detections is None else max_detections[0]
 
 
 def _geometry(task: str, truth: Sequence[Objects], found: Sequence[Objects], source: str, pred: str | Path) -> Kind:
@@ -212,11 +232,14 @@ def _folders(records: Sequence[Record]) -> list[str]:
 
 
 def recognise(pred: Path) -> str:
-    """The task that a prediction file or folder belongs to, by content; what is no csv of balls or events is boxes."""
+    """The task that a prediction file or folder belongs to, by content: CrowdHuman's dumps are of crowds, and what is
+    no csv of balls or events either is boxes."""
     if pred.is_dir() and not any(True for _ in pred.rglob("*.csv")):
         return "boxes"
     if tracknet.matches(pred):
         return "ball"
+    if pred.is_file() and is_dump(pred):
+        return "crowd"
     return "events" if pred.exists() and event_files.is_answer(pred) else "boxes"
 
 

@@ -31,7 +31,7 @@ FROZEN = {
     "demo": ["task str = ball", "--out Path = demo", "--set list[str] ...", "--json bool"],
     "recipes": ["--json bool"],
     "show": [
-        "recipe str", "--set list[str] ...", "--batch Path", "--train str", "--data list[str] ...",
+        "recipe str", "--set list[str] ...", "--batch Path", "--train str", "--run Path", "--data list[str] ...",
         "--out Path = data.html", "--json bool",
     ],
     "train": [
@@ -43,9 +43,9 @@ FROZEN = {
              "--calibrated bool", "--out Path", "--json bool"],
     "score": [
         "--truth str", "--pred str", "--task str", "--rule str = all", "--tolerance str", "--size str",
-        "--ball-size float", "--fps float", "--check-table Path", "--max-detections str = 1,10,100",
-        "--ious str", "--interpolation str = 101", "--matching str = coco", "--resamples int = 200", "--lab bool",
-        "--json bool",
+        "--ball-size float", "--fps float", "--check-table Path", "--max-detections str",
+        "--ious str", "--interpolation str = 101", "--matching str = coco", "--sigmas str", "--resamples int = 200",
+        "--lab bool", "--json bool",
     ],
     "predict": [
         "run Path required", "media list[str] required ...", "--out Path = predictions", "--checkpoint str = best",
@@ -68,7 +68,9 @@ FROZEN = {
         "--truth str required", "--pred str required", "--out Path", "--to str", "--limit int 0..None",
         "--geometry str", "--json bool",
     ],
-    "convert": ["source str required", "out Path required", "--to str required", "--json bool"],
+    "convert": [
+        "source str required", "out Path required", "--to str required", "--split str", "--classes str", "--json bool",
+    ],
     "runs": ["out Path = runs", "--json bool"],
     "report": ["run Path required", "--json bool"],
 }  # fmt: skip
@@ -138,6 +140,26 @@ def test_version(tercel: Run) -> None:
 
     assert tercel("--version") == (0, f"tercel {__version__}\n", "")
     assert tercel("--debug", "--version").out == f"tercel {__version__}\n"
+
+
+def test_a_batch_is_drawn_with_a_trained_network(tercel: Run, trained: Path, shapes: Path, tmp_path: Path) -> None:
+    """By the run's own recipe and data, or with another assigner; not with a network that its weights do not fit."""
+    own, other = tmp_path / "own.png", tmp_path / "other.png"
+    assert tercel("show", "--run", trained, "--batch", own) == (0, f"{own}\n", "")
+    words = ["--set", "model.head.assigner=SimOta", "--train", f"yolo:{shapes}#val"]
+    assert tercel("show", "--run", trained, "--batch", other, *words).code == 0
+    assert own.read_bytes() != other.read_bytes()
+    for more, message in (
+        ([], "--run is for --batch"),
+        (["boxes", "--batch", tmp_path / "x.png"], "there must be one thing to show"),
+        (["--batch", own], "will not be overwritten"),
+        (["--batch", tmp_path / "x.png", "--set", "model.head.width=16"], "does not fit this network"),
+        (["--batch", tmp_path / "x.png", "--train", f"coco:{tmp_path}#train"], "remedy:"),
+    ):
+        said = tercel("show", "--run", trained, *more)
+        assert (said.code, said.out) == (2, ""), more
+        assert message in said.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other.png", "own.png"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The pages about oriented boxes and the lab: what they show is what the commands print, what they quote is said."""
+"""The pages about oriented boxes, points and the lab: what they show is printed, what they quote is said."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 JUDGE, ORIENTED = ROOT / "docs/judge-from-files.md", ROOT / "docs/oriented-boxes.md"
+POINTS = ROOT / "docs/points-on-your-own-animals.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 
 
@@ -89,9 +90,10 @@ def quotes(text: str) -> list[str]:
     return [q for row in rows for q in re.findall(r"`([^`]+)`", row)]
 
 
-def test_messages_are_quoted_as_they_are_said() -> None:
+@pytest.mark.parametrize("page", [ORIENTED, POINTS], ids=lambda p: p.stem)
+def test_messages_are_quoted_as_they_are_said(page: Path) -> None:
     known = [t for t in templates() if sum(len(p) for p in t if p) > 8]
-    quoted = quotes(ORIENTED.read_text(encoding="utf-8"))
+    quoted = quotes(page.read_text(encoding="utf-8"))
     assert len(quoted) > 20
     assert [q for q in quoted if not any(fits(q, t) for t in known)] == []
 
@@ -111,12 +113,13 @@ def test_a_wrong_quote_is_found(quoted: str, found: bool) -> None:
     assert any(fits(quoted, t) for t in known) == found
 
 
-def test_the_table_of_formats_is_complete() -> None:
-    """Every format of oriented boxes has a row, and a source that names it."""
+@pytest.mark.parametrize(("task", "page"), [("oriented", ORIENTED), ("keypoints", POINTS)])
+def test_the_table_of_formats_is_complete(task: str, page: Path) -> None:
+    """Every format of oriented boxes, or of points, has a row, and a source that names it."""
     from tercel.data.formats import FORMATS
 
-    text = ORIENTED.read_text(encoding="utf-8")
-    named = {name for name, f in FORMATS.items() if f.TASK == "oriented"}
+    text = page.read_text(encoding="utf-8")
+    named = {name for name, f in FORMATS.items() if task == f.TASK}
     assert named - set(re.findall(r"`(\w+):[^`]+` \|$", text, re.M)) == set()
 
 

@@ -25,7 +25,7 @@ ALLOWED = {
     "recipes": {"core", "config", "data", "models", "metrics", "engine", "doctor", "report"},
     "cli": {"core", "config", "data", "models", "metrics", "engine", "doctor", "report", "recipes"},
 }
-HEAVY = {"torch", "torchvision", "timm", "matplotlib", "numba", "scipy"}  # never at module level in the light layers
+HEAVY = {"torch", "torchvision", "timm", "matplotlib", "numba", "scipy", "h5py"}  # not at module level in light layers
 COMPILED = "core/rotated_kernels"  # needs numba; imported inside functions only
 LIGHT = (
     "core",
@@ -43,6 +43,9 @@ LIGHT = (
     "data/video",
     "data/tiles",
     "data/vehicles",
+    "data/turtle",  # turtles and their sprites
+    "data/crowd",  # crowds and their sprites
+    "data/stored",
     "cli",
     "terminal",
     "score",

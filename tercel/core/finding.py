@@ -146,12 +146,20 @@ class Score:
         return Score(d["name"], number(d["value"]), d["n"], number(d["low"]), number(d["high"]), dict(d["where"]))
 
 
+LOWER_IS_BETTER = frozenset({"MR-2", "swap_rate", "point_error", "point_error_px", "outside_picture", "outside_box"})
+
+
+def direction(name: str) -> int:
+    """1 where a higher value of the score `name` is better, -1 where a lower one is."""
+    return -1 if name in LOWER_IS_BETTER else 1
+
+
 def headline(scores: Iterable[Score]) -> dict[str, Score]:
-    """The few scores that say how good a run is, over everything: AP, AP50, AP75 of boxes; OKS_AP, PCK@.05, PCK@.1 of
-    points; of a ball F1, precision and recall under the rule that stands first."""
+    """The few scores that say how good a run is, over everything: AP, AP50, AP75 of boxes; MR-2 and JI too of crowds;
+    OKS_AP, PCK@.05, PCK@.1 of points; of a ball F1, precision and recall under the rule that stands first."""
     listed = list(scores)
     rule = next((s.where["rule"] for s in listed if set(s.where) == {"rule"}), None)
-    names: tuple[str, ...] = ("AP", "AP50", "AP75", "OKS_AP", "PCK@.05", "PCK@.1")
+    names: tuple[str, ...] = ("AP", "AP50", "AP75", "MR-2", "JI", "OKS_AP", "PCK@.05", "PCK@.1")
     names, where = (("F1", "precision", "recall"), {"rule": rule}) if rule else (names, {})
     found = {s.name: s for s in listed if s.name in names and dict(s.where) == where}
     return {n: found[n] for n in names if n in found}

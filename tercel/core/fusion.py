@@ -20,7 +20,7 @@ from tercel.core.suppress import tables
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 Confidence = Literal["avg", "max", "box_and_model_avg", "absent_model_aware_avg"]
-_FUSED = {"labels", "boxes", "ignore", "obbs", "heading", "headed", "area", "spread", "scores"}
+_FUSED = {"labels", "boxes", "ignore", "obbs", "heading", "headed", "area", "spread", "quality", "scores"}
 
 
 def fuse(
@@ -95,6 +95,8 @@ def _result(every: Objects, part: I64, rank: F64, share: F64, iou: float, confid
         swapped = fused[:, 3] > fused[:, 2] if every.obbs is not None else np.zeros(len(fused), np.bool_)
         spread = every.spread[first]
         columns["spread"] = np.where(swapped[:, None], spread[:, [0, 1, 3, 2]], spread)
+    if every.quality is not None:
+        columns["quality"] = every.quality[first]  # of the best member
     if every.heading is not None and every.headed is not None:
         columns |= _headings(every.heading, every.headed, cluster, rank, len(fused))
     return Objects(every.size, **{name: column[best] for name, column in columns.items()})
@@ -151,10 +153,10 @@ def _checked(parts: Sequence[Objects], weights: Sequence[float] | None, iou: flo
             "the IoU lies in 0..1; confidence is avg, max, box_and_model_avg or absent_model_aware_avg",
         )
     filled = [p for p in parts if len(p)]
-    kinds = {tuple(c for c in p.columns if c in ("obbs", "heading", "spread")) for p in filled}
+    kinds = {tuple(c for c in p.columns if c in ("obbs", "heading", "spread", "quality")) for p in filled}
     if len({p.size for p in parts}) > 1 or len(kinds) > 1:
         raise TercelError(
-            "fusion: the parts differ in canvas, or only some have oriented boxes, headings or spreads",
+            "fusion: the parts differ in canvas, or only some have oriented boxes, headings, spreads or qualities",
             "move all to one canvas (Warp.objects), and give all the same columns",
         )
     for p in filled:

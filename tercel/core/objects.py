@@ -26,7 +26,9 @@ _COLUMNS: dict[str, tuple[type, tuple[int | None, ...]]] = {
     "frame": (np.int64, ()),
     "track": (np.int64, ()),
     "area": (np.float32, ()),
+    "occlusion": (np.float32, ()),
     "spread": (np.float32, (4,)),
+    "quality": (np.float32, ()),
     "scores": (np.float32, ()),
 }
 _SAME = 0.01  # px: text files round coordinates
@@ -55,8 +57,11 @@ class Objects:
         frame: i64 [N] index of the frame within the clip, or None for a still picture.
         track: i64 [N] identity over time, or None.
         area: f32 [N] annotated area in px^2 (COCO: that of the mask) for size bins, or None for that of the box.
+        occlusion: f32 [N] in 0..1, the share of the object that something else hides, or None where not told. It serves
+            the slices of the scores.
         spread: f32 [N,4] px, standard deviations that a detector states of its oriented boxes: centre x and y, length,
             width; or None.
+        quality: f32 [N] in 0..1, the IoU with its truth that a detector expects of its box, or None.
         scores: f32 [N] in 0..1 for predictions, None for truth.
 
     Raises:
@@ -77,7 +82,9 @@ class Objects:
     frame: NDArray[np.int64] | None = None
     track: NDArray[np.int64] | None = None
     area: NDArray[np.float32] | None = None
+    occlusion: NDArray[np.float32] | None = None
     spread: NDArray[np.float32] | None = None
+    quality: NDArray[np.float32] | None = None
     scores: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
@@ -105,6 +112,10 @@ class Objects:
             raise ValueError(f"boxes are x1 y1 x2 y2 with x2 >= x1, y2 >= y1; row {i} is {self.boxes[i].tolist()}")
         if n and (self.labels < 0).any():
             raise ValueError("labels are class ids 0..C-1; there is no background class and no -1")
+        if self.occlusion is not None and not ((self.occlusion >= 0) & (self.occlusion <= 1)).all():
+            raise ValueError("occlusion is the hidden share of an object: 0..1")
+        if self.quality is not None and not ((self.quality >= 0) & (self.quality <= 1)).all():
+            raise ValueError("quality is an expected IoU: 0..1")
         if self.scores is not None and n and not ((self.scores >= 0) & (self.scores <= 1)).all():
             raise ValueError("scores are probabilities in 0..1; apply the sigmoid before making Objects")
 

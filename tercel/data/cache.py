@@ -1,7 +1,8 @@
 """Decoded pictures: in RAM when they fit, else on disk by content hash, else decoded anew. The choice is a finding.
 
-A picture is a file, or a frame of a video. A video is decoded in its own order: whoever needs one of its frames gets
-the others of that stretch (from keyframe to keyframe) decoded and kept along, because they have to be decoded anyway.
+A picture is a file, lies within an HDF5 file, or is a frame of a video. A video is decoded in its own order: whoever
+needs one of its frames gets the others of that stretch (from keyframe to keyframe) decoded and kept along, because they
+have to be decoded anyway.
 
 Shape legend: H, W picture size in px; 3 = RGB.
 """
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from tercel.core.finding import Finding, Ledger, Severity
 from tercel.core.record import Frame, content_hash
+from tercel.data.stored import is_store, read_stored, stored_size
 from tercel.data.video_pool import VideoPool
 
 Picture = NDArray[np.uint8]
@@ -83,7 +85,7 @@ class PictureStore:
         self._lock = threading.Lock()
         self._ledger = Ledger()
         self._ram: dict[Path | Frame, Picture] = {}
-        self._busy: dict[Path, threading.Lock] = {}
+        self._busy: dict[Path | Frame, threading.Lock] = {}
         self._hashes: dict[Path, tuple[tuple[int, int], str]] = {}
         self._stamp = ""
         self._born = time.time_ns()
@@ -142,15 +144,19 @@ class PictureStore:
             TercelError: unreadable or truncated (from the decoder).
         """
         path = _plain(picture)
-        if isinstance(path, Frame):
+        if isinstance(path, Frame) and not is_store(path.path):
             return self._from_video(path)
         if self.mode == "ram":
             return self._from_ram(path)
         if self.mode == "disk":
             return self._from_disk(path)
-        return _frozen(self._read(path))
+        return self._decode(path)
 
-    def _from_ram(self, path: Path) -> Picture:
+    def _decode(self, item: Path | Frame) -> Picture:
+        """A picture file, or a picture within an HDF5 file."""
+        return _frozen(read_stored(item) if isinstance(item, Frame) else self._read(item))
+
+    def _from_ram(self, path: Path | Frame) -> Picture:
         picture = self._ram.get(path)
         if picture is not None:
             return picture
@@ -159,18 +165,18 @@ class PictureStore:
         with busy:  # two threads that want the same picture decode it once
             picture = self._ram.get(path)
             if picture is None:
-                picture = _frozen(self._read(path))
+                picture = self._decode(path)
                 self._ram[path] = picture
         with self._lock:
             self._busy.pop(path, None)
         return picture
 
-    def _from_disk(self, path: Path) -> Picture:
+    def _from_disk(self, path: Path | Frame) -> Picture:
         file = self._folder / self._key(path)
         picture = _map(file)
         if picture is not None:
             return picture
-        picture = _frozen(self._read(path))
+        picture = self._decode(path)
         self._write(file, picture)
         return picture
 
@@ -285,6 +291,8 @@ def _plain(item: Path | Frame) -> Path | Frame:
 
 
 def _size(item: Path | Frame, size_of: Callable[[Path], tuple[int, int]]) -> tuple[int, int]:
+    if isinstance(item, Frame) and is_store(item.path):
+        return stored_size(item.path)
     if isinstance(item, Frame):
         from tercel.data.video_index import frame_index
 
@@ -344,12 +352,12 @@ def _decoder_stamp(read: Callable[[Path], Picture]) -> str:
 
 @lru_cache(maxsize=1)
 def _video_stamp() -> str:
-    """Short hash of whatever decides the decoded values of video frames."""
+    """Short hash of whatever decides the decoded values of video frames, and of pictures within HDF5 files."""
     import av
 
-    from tercel.data import video, video_index
+    from tercel.data import stored, video, video_index
 
-    sources = b"".join(Path(inspect.getfile(m)).read_bytes() for m in (video, video_index))
+    sources = b"".join(Path(inspect.getfile(m)).read_bytes() for m in (video, video_index, stored))
     versions = repr((av.__version__, sorted(av.library_versions.items()))).encode()
     return hashlib.blake2b(sources + versions, digest_size=4).hexdigest()
 

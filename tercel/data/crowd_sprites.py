@@ -1,6 +1,6 @@
 """Drawn persons: cut-outs that stand upright, with their head told apart, the street behind them, and what hides them.
 
-A person is drawn at the size at which it is shown, so that its edges are those of its own pixels. Everything varies:
+A person is painted at the size at which it is shown, so that its edges are those of its own pixels. Everything varies:
 proportions, stride, arms, hair and hats, clothes and bags.
 
 Shape legend: H, W; P polygon corners; 2 = (x, y); 4 = premultiplied red, green, blue and alpha, 0..255.
@@ -8,7 +8,7 @@ Shape legend: H, W; P polygon corners; 2 = (x, y); 4 = premultiplied red, green,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +19,35 @@ from tercel.data.synth import Floats, background, blend, clouds, palette
 LEAST_HEIGHT = 8  # px, below which a drawn person is a blot
 
 
+Part = tuple[Floats, Floats]  # outline [P,2] and colour [3]
+
+
 @dataclass(frozen=True, eq=False)
-class Person:
-    """A cut-out, tight around its person.
+class Figure:
+    """Somebody at no size yet: outlines and their colours, in the order in which they are painted.
+
+    In body coordinates the height is 1, y points down from the crown and x = 0 is the middle.
+    """
+
+    body: tuple[Part, ...]
+    head: tuple[Part, ...]
+
+    @property
+    def hull(self) -> Floats:
+        """x1 y1 x2 y2 around all outlines."""
+        corners = np.concatenate([outline for outline, _ in (*self.body, *self.head)])
+        return np.concatenate([corners.min(0), corners.max(0)])
+
+    @property
+    def aspect(self) -> float:
+        """Width over height."""
+        x1, y1, x2, y2 = self.hull
+        return float((x2 - x1) / (y2 - y1))
+
+
+@dataclass(frozen=True, eq=False)
+class Cutout:
+    """A painted person, tight around it.
 
     Attributes:
         rgba: f32 [H,W,4], colours multiplied by alpha.
@@ -48,16 +74,12 @@ def mask_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
 # -- a person -----------------------------------------------------------------------------------------------------
 
 
-def draw_person(rng: np.random.Generator, height: float) -> Person:
-    """One person of about `height` px (at least LEAST_HEIGHT), from the crown of the head to the feet.
-
-    In body coordinates the height is 1, y points down from the crown and x = 0 is the middle.
-    """
-    height = max(height, LEAST_HEIGHT)
+def pose_person(rng: np.random.Generator) -> Figure:
+    """Somebody who stands or walks."""
     skin, shirt, trousers = _skin(rng), palette(rng, (0.15, 1.0), (0.1, 0.95)), palette(rng, (0.1, 0.8), (0.05, 0.8))
     shoulder, hip = rng.uniform(0.09, 0.125), rng.uniform(0.07, 0.1)
     chin, waist = rng.uniform(0.125, 0.15), rng.uniform(0.44, 0.52)
-    body: list[tuple[Floats, Floats]] = [*_legs(rng, hip, waist, trousers)]
+    body = _legs(rng, hip, waist, trousers)
     far, near = _arms(rng, shoulder, chin, waist, shirt, skin)
     body += far
     body.append((_torso(shoulder, hip, chin, waist + rng.uniform(0.0, 0.04)), shirt))
@@ -66,30 +88,42 @@ def draw_person(rng: np.random.Generator, height: float) -> Person:
     body += near
     if rng.random() < 0.3:
         body.append(_bag(rng, shoulder, chin, waist))
-    head = _head(rng, chin, skin)
-    half = max(float(np.abs(p[:, 0]).max()) for p, _ in [*body, *head]) + 0.03
-    low = min(float(p[:, 1].min()) for p, _ in head) - 0.02
-    shape = (int(np.ceil(height * (1.06 - low))), int(np.ceil(2 * height * half)), 4)
+    return Figure(tuple(body), tuple(_head(rng, chin, skin)))
 
-    def painted(parts: list[tuple[Floats, Floats]], image: NDArray[np.float32]) -> NDArray[np.float32]:
+
+def paint_person(rng: np.random.Generator, figure: Figure, height: float) -> Cutout:
+    """The figure, `height` px from the crown of the head to the feet (at least LEAST_HEIGHT)."""
+    height = max(height, LEAST_HEIGHT)
+    x1, y1, x2, y2 = figure.hull
+    shape = (int(np.ceil((y2 - y1) * height)) + 2, int(np.ceil((x2 - x1) * height)) + 2, 4)
+    shift = np.array([x1, y1]) - 1 / height
+
+    def painted(parts: Sequence[Part], image: NDArray[np.float32]) -> NDArray[np.float32]:
         for outline, colour in parts:
-            blend(image, (outline + np.array([half, -low])) * height, np.array([*colour, 255.0]))
+            blend(image, (outline - shift) * height, np.array([*colour, 255.0]))
         return image
 
-    image = painted(head, painted(body, np.zeros(shape, np.float32)))
+    image = painted(figure.head, painted(figure.body, np.zeros(shape, np.float32)))
     image[..., :3] *= _light(rng, image)[..., None]
     np.minimum(image[..., :3], image[..., 3:], out=image[..., :3])
     mask = image[..., 3] >= 127.5
-    x1, y1, x2, y2 = mask_box(mask)
-    u1, v1, u2, v2 = mask_box(painted(head, np.zeros(shape, np.float32))[..., 3] >= 127.5)
-    inside = (slice(y1, y2), slice(x1, x2))
-    return Person(image[inside].copy(), mask[inside].copy(), (u1 - x1, v1 - y1, u2 - x1, v2 - y1))
+    left, top, right, bottom = mask_box(mask)
+    u1, v1, u2, v2 = mask_box(painted(figure.head, np.zeros(shape, np.float32))[..., 3] >= 127.5)
+    inside = (slice(top, bottom), slice(left, right))
+    return Cutout(image[inside].copy(), mask[inside].copy(), (u1 - left, v1 - top, u2 - left, v2 - top))
 
 
 def _skin(rng: np.random.Generator) -> Floats:
     return np.asarray(rng.uniform(0.35, 1.0) * np.array([246.0, 200.0, 165.0]) * rng.uniform(0.92, 1.05, 3)).clip(
         0, 255
     )
+
+
+def _hair(rng: np.random.Generator) -> Floats:
+    """From black to fair, now and then grey."""
+    if rng.random() < 0.2:
+        return np.full(3, rng.uniform(90, 235))
+    return np.asarray(rng.uniform(0.12, 1.0) * np.array([215.0, 165.0, 100.0]))
 
 
 def _capsule(p: Floats, q: Floats, a: float, b: float) -> Floats:
@@ -119,7 +153,7 @@ def _torso(shoulder: float, hip: float, top: float, bottom: float) -> Floats:
     return np.array(right + [(-x, y) for x, y in right[::-1]])
 
 
-def _legs(rng: np.random.Generator, hip: float, waist: float, colour: Floats) -> list[tuple[Floats, Floats]]:
+def _legs(rng: np.random.Generator, hip: float, waist: float, colour: Floats) -> list[Part]:
     """Two legs with shoes, standing or walking, or a skirt over them."""
     out = []
     stride, shoe = rng.uniform(0.0, 0.13), palette(rng, (0.05, 0.6), (0, 0.5))
@@ -140,7 +174,7 @@ def _legs(rng: np.random.Generator, hip: float, waist: float, colour: Floats) ->
 
 def _arms(
     rng: np.random.Generator, shoulder: float, chin: float, waist: float, sleeve: Floats, skin: Floats
-) -> tuple[list[tuple[Floats, Floats]], list[tuple[Floats, Floats]]]:
+) -> tuple[list[Part], list[Part]]:
     """The arm behind the body and the one before it: hanging, bent, or raised now and then."""
     arms = []
     bare = rng.random() < 0.4
@@ -162,7 +196,7 @@ def _arms(
     return arms[0], arms[1]
 
 
-def _bag(rng: np.random.Generator, shoulder: float, chin: float, waist: float) -> tuple[Floats, Floats]:
+def _bag(rng: np.random.Generator, shoulder: float, chin: float, waist: float) -> Part:
     side, low = rng.choice([-1, 1]), rng.random() < 0.5
     y = waist + rng.uniform(0.02, 0.12) if low else chin + rng.uniform(0.1, 0.16)
     x, w, h = side * shoulder * rng.uniform(0.8, 1.3), rng.uniform(0.04, 0.07), rng.uniform(0.05, 0.09)
@@ -170,9 +204,9 @@ def _bag(rng: np.random.Generator, shoulder: float, chin: float, waist: float) -
     return corners, palette(rng, (0.1, 0.9), (0.1, 0.9))
 
 
-def _head(rng: np.random.Generator, chin: float, skin: Floats) -> list[tuple[Floats, Floats]]:
+def _head(rng: np.random.Generator, chin: float, skin: Floats) -> list[Part]:
     """Neck, face and hair, from the front, the side or behind, now and then under a hat."""
-    hair = palette(rng, (0.05, 0.5), (0.1, 0.6)) if rng.random() < 0.85 else palette(rng, (0.6, 0.95), (0.0, 0.5))
+    hair = _hair(rng)
     wide, turn = rng.uniform(0.048, 0.06), rng.uniform(-0.6, 0.6)
     middle = chin / 2
     parts = [(_capsule(np.array([0, middle]), np.array([0, chin + 0.03]), 0.026, 0.03), 0.85 * skin)]
@@ -200,11 +234,10 @@ def _light(rng: np.random.Generator, image: NDArray[np.float32]) -> NDArray[np.f
 # -- what is around -----------------------------------------------------------------------------------------------
 
 
-def draw_street(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float32]:
-    """An empty street f32 [H,W,3]: walls with windows above, pavement below, lamp posts, bins and signs."""
+def draw_street(rng: np.random.Generator, size: tuple[int, int], horizon: int) -> NDArray[np.float32]:
+    """An empty street f32 [H,W,3]: walls with windows above `horizon` (px), pavement, posts, bins and signs below."""
     h, w = size
     image = background(rng, size, rng.uniform(0.2, 1))
-    horizon = int(h * rng.uniform(0.15, 0.4))
     image[horizon:] += palette(rng, (0.1, 0.5), (0, 0.2)).astype(np.float32) - 60
     image += (rng.uniform(3, 12) * clouds(rng, size, int(rng.integers(3, 9))))[..., None]
     for _ in range(rng.poisson(5)):  # windows and doors
@@ -219,6 +252,57 @@ def draw_street(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.f
         foot = np.array([rng.uniform(0, w), rng.uniform(horizon, h)])
         THINGS[int(rng.integers(len(THINGS)))](rng, image, foot, h * float(np.exp(rng.uniform(-2.3, -0.9))))
     return np.clip(image, 0, 255)
+
+
+def draw_far_crowd(rng: np.random.Generator) -> NDArray[np.float32]:
+    """People too small and too blurred to be told apart: f32 [H,W,4], colours multiplied by alpha."""
+    import cv2
+
+    height, count = float(rng.uniform(11, 18)), int(rng.integers(8, 18))
+    image = np.zeros((round(1.6 * height), round(height * (1 + 0.2 * count)), 4), np.float32)
+    for _ in range(count):
+        cutout = paint_person(rng, pose_person(rng), height * rng.uniform(0.85, 1.1))
+        h, w = cutout.size
+        x, y = int(rng.integers(2, image.shape[1] - w - 1)), int(rng.integers(2, image.shape[0] - h - 1))
+        over(image[y : y + h, x : x + w], cutout.rgba)
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(1.0, 1.6)), np.float32)
+
+
+def draw_poster(rng: np.random.Generator, height: float) -> NDArray[np.float32]:
+    """A board of `height` px that shows a person: f32 [H,W,4], colours multiplied by alpha."""
+    cutout = paint_person(rng, pose_person(rng), 0.78 * height)
+    h, w = cutout.size
+    image = np.zeros((max(round(height), h + 6), w + round(0.25 * height), 4), np.float32)
+    rows, columns = image.shape[:2]
+    edge, colour = 0.03 * height, palette(rng, (0.4, 1), (0, 0.6))
+    for inset, paint in ((0.0, 0.4 * colour), (edge, colour)):
+        low, high = inset, np.array([columns, rows]) - inset
+        _put(image, np.array([(low, low), (high[0], low), (high[0], high[1]), (low, high[1])]), paint)
+    x, y = (columns - w) // 2, (rows - h) // 2
+    over(image[y : y + h, x : x + w], cutout.rgba)
+    return image
+
+
+def draw_statue(rng: np.random.Generator, height: float) -> NDArray[np.float32]:
+    """A person of stone on a plinth, `height` px in all: f32 [H,W,4], colours multiplied by alpha."""
+    cutout = paint_person(rng, pose_person(rng), 0.7 * height)
+    h, w = cutout.size
+    grey = 0.6 * cutout.rgba[..., :3].mean(2, keepdims=True) + 0.25 * cutout.rgba[..., 3:]
+    tint = (rng.uniform(0.9, 1.1) * np.array([1.0, 1.02, 0.96])).astype(np.float32)
+    stone = np.concatenate([grey * tint, cutout.rgba[..., 3:]], 2)
+    plinth = round(0.28 * height)
+    image = np.zeros((h + plinth, round(1.3 * w), 4), np.float32)
+    left, right, foot = 0.1 * image.shape[1], 0.9 * image.shape[1], h + plinth
+    _put(image, np.array([(left, h - 2), (right, h - 2), (image.shape[1], foot), (0, foot)]), np.full(3, 120.0) * tint)
+    x = (image.shape[1] - w) // 2
+    over(image[:h, x : x + w], stone)
+    return image
+
+
+def over(under: NDArray[np.float32], rgba: NDArray[np.float32]) -> None:
+    """Lay premultiplied pixels [H,W,4] on a picture [H,W,3], or on premultiplied pixels [H,W,4], in place."""
+    under *= 1 - rgba[..., 3:] / np.float32(255)
+    under += rgba[..., : under.shape[2]]
 
 
 def draw_thing(rng: np.random.Generator, image: NDArray[np.float32], foot: Floats, height: float) -> None:

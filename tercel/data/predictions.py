@@ -3,7 +3,8 @@
 preds.jsonl: a header line {"format": "tercel-predictions", "version": 1, "task", "classes", "source"}, then one line
 per picture with its id and the columns of its Objects. Predictions of points name them in the header, "keypoints"; a
 line may leave out `boxes` (then they are the hulls of the points) and `visible`. Also read: COCO result lists
-(tercel.data.prediction_lists) and folders of text (tercel.data.prediction_texts).
+(tercel.data.prediction_lists), CrowdHuman's dumps (tercel.data.prediction_dumps) and folders of text
+(tercel.data.prediction_texts).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tercel.core.finding import Ledger, Severity, TercelError
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset
 from tercel.data.formats import common, odm
+from tercel.data.prediction_dumps import is_dump, read_dump
 from tercel.data.prediction_lists import read_results
 from tercel.data.prediction_rows import Lookup, all_hull, derived, doubts, visible_of
 from tercel.data.prediction_texts import read_texts
@@ -29,8 +31,8 @@ FORMAT = "tercel-predictions"
 VERSION = 1
 
 _LOOKS_LIKE = (
-    "preds.jsonl; a COCO result list (.json); a folder of text files `class cx cy w h score`, "
-    "`class x1 y1 ... x4 y4 score` or `name score x y w h`"
+    "preds.jsonl; a COCO result list (.json); a dump of CrowdHuman (lines with dtboxes); a folder of text files "
+    "`class cx cy w h score`, `class x1 y1 ... x4 y4 score` or `name score x y w h`"
 )
 
 
@@ -112,7 +114,10 @@ def _read(path: Path, truth: Dataset, ledger: Ledger, corners: bool) -> dict[str
         return read_results(path, truth, ledger)
     if head.startswith(b"{") and FORMAT.encode() in head.split(b"\n", 1)[0]:
         return _read_jsonl(path, truth, ledger)
-    hint = "this looks like truth: give it as --truth" if b'"images"' in head else f"predictions are {_LOOKS_LIKE}"
+    if is_dump(path):
+        return read_dump(path, truth, ledger)
+    truthful = b'"images"' in head or b'"gtboxes"' in head
+    hint = "this looks like truth: give it as --truth" if truthful else f"predictions are {_LOOKS_LIKE}"
     raise TercelError(f"{path} is no prediction file that Tercel knows", hint)
 
 

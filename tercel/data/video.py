@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tercel.core.finding import Finding, Severity, TercelError
 from tercel.core.record import Frame
+from tercel.data.stored import is_store, read_stored
 from tercel.data.video_index import Index, beyond, decoded, first_before, frame_index
 
 if TYPE_CHECKING:
@@ -157,7 +158,10 @@ class Video:
 
 
 def read_frame(frame: Frame | Path) -> Pixels:
-    """The pixels u8 [H,W,3] behind a `Frame`: a picture file, or one frame of a video (opened for it alone)."""
+    """The pixels u8 [H,W,3] behind a `Frame`: a picture file, a picture within an HDF5 file, or one frame of a video
+    (opened for it alone)."""
+    if isinstance(frame, Frame) and frame.index >= 0 and is_store(frame.path):
+        return read_stored(frame)
     if isinstance(frame, Frame) and frame.index >= 0:
         with Video(frame.path) as video:
             return video.frame(frame.index)

@@ -19,6 +19,7 @@ from tercel.core.warp import Warp
 from tercel.data.loader import Loader
 from tercel.engine.device import Runtime
 from tercel.metrics.ap import Kind, judge_boxes
+from tercel.metrics.crowd import judge_crowd
 from tercel.metrics.keypoints import judge_keypoints
 from tercel.models.detector import Detector
 from tercel.models.suppress import suppression_findings
@@ -120,7 +121,7 @@ def judge(
     resamples: int | None = None,
     geometry: Kind = "boxes",
 ) -> Evaluation:
-    """Scores of detections against the truth, or of points; `resamples` 0 leaves the intervals out."""
+    """Scores of detections against the truth, of points or of crowds; `resamples` 0 leaves the intervals out."""
     tiled = settings.tiles.on or settings.views.on
     cap = max(settings.max_detections, settings.tiles.max_detections if tiled else 0)
     ids = tuple(r.id for r in dataset.records)
@@ -133,6 +134,8 @@ def judge(
     report: Report
     if geometry == "keypoints":
         report = judge_keypoints(*sides, dataset.schema, max_detections=tuple(sorted({20, max(20, cap)})), **options)
+    elif geometry == "crowd":
+        report = judge_crowd(*sides, dataset.schema.classes, max_detections=cap, **options)
     else:
         caps = (1, 10, max(100, cap))
         report = judge_boxes(*sides, dataset.schema.classes, max_detections=caps, geometry=geometry, **options)
@@ -152,5 +155,5 @@ def encode_ceiling(recipe: Recipe, dataset: Dataset, model_head: Any, suppress: 
         targets = model_head.encode([warp.objects(r.objects, dataset.schema.flip_index)])
         decoded, _ = model_head.decode(model_head.ideal(targets, recipe.data.size), settings)
         found[r.id] = unwarp(decoded[0], warp)
-    geometry: Kind = recipe.task if recipe.task in ("oriented", "keypoints") else "boxes"
+    geometry: Kind = recipe.task if recipe.task in ("oriented", "keypoints", "crowd") else "boxes"
     return judge(dataset, found, settings, resamples=0, geometry=geometry)

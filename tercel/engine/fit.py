@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tercel.config import Recipe
 from tercel.core.files import write_json
-from tercel.core.finding import Finding, Score, Severity, TercelError
+from tercel.core.finding import Finding, Score, Severity, TercelError, direction
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset, Record
 from tercel.data.loader import Batch, Loader
@@ -288,8 +288,8 @@ class Fit:
         if parts is not None:
             found = {k: v for part, _ in parts for k, v in part.items()}
             result = self.task.judge(self.val_set, found, tuple(f for _, fs in parts for f in fs), resamples=0)
-            value = result.overall(settings.select)
-            if value > s.best:  # argmax of the log; the first of equals; NaN never wins
+            value = direction(settings.select) * result.overall(settings.select)
+            if value > s.best:  # argmax of the log (of MR-2 its negative); the first of equals; NaN never wins
                 s.best, s.best_epoch = value, s.epoch
                 self._write("best", {k: v for k, v in s.tensors().items() if k.startswith("ema.")})
             samples = self.task.samples(self.val_set, result, self.config.sample_pictures)

@@ -32,14 +32,18 @@ from tercel.engine.device import Runtime
 from tercel.engine.evaluate import Evaluation, Progress, detect, judge, plain_loader
 from tercel.engine.run import Run
 from tercel.metrics.ap import Kind
+from tercel.metrics.flips import skeleton_findings
 from tercel.models.detector import Detector
 
 HEADS: dict[str, tuple[type, ...]] = {
     "boxes": (AnchorHead, BoxHead),
     "oriented": (OrientedHead,),
     "keypoints": (KeypointHeatmap, KeypointHead),
+    "crowd": (AnchorHead, BoxHead),
     "ball": (BallGrid, BallHeatmap),
 }
+# Scores that only one task has; a run of another cannot be chosen by them.
+OWN_SCORES = {"keypoints": ("OKS_AP", "PCK@.05", "PCK@.1"), "crowd": ("MR-2", "JI")}
 
 
 class Task(Protocol):
@@ -144,6 +148,14 @@ class KeypointTask(BoxTask):
         return dataset
 
 
+class CrowdTask(BoxTask):
+    """Persons on still pictures, judged as CrowdHuman does."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self.geometry = "crowd"
+
+
 def _labelled(o: Objects) -> np.ndarray:
     """bool [N,K], the points that count; [0,0] without points."""
     return np.zeros((0, 0), bool) if o.visible is None else (o.visible > 0) & ~o.ignore[:, None]
@@ -164,8 +176,11 @@ def check_points(recipe: Recipe, schema: Schema, dataset: Dataset) -> None:
 
 
 def point_findings(recipe: Recipe, dataset: Dataset) -> tuple[Finding, ...]:
-    """What the training data hold that the head of a recipe for keypoints cannot say."""
+    """What the training data hold that the head of a recipe for keypoints cannot say, and what speaks against their
+    skeleton."""
     head, ledger = recipe.model.head, Ledger()
+    if recipe.task == "keypoints":
+        ledger.extend(skeleton_findings(dataset))
     if isinstance(head, KeypointHead):
         for r in dataset.records:
             o = r.objects
@@ -186,7 +201,7 @@ def task_of(recipe: Recipe) -> Task:
     """The task of a recipe.
 
     Raises:
-        TercelError: a task that cannot be trained yet, or a head that is for another one.
+        TercelError: a task that cannot be trained yet, or a head or a score to select by that is for another one.
     """
     if recipe.task not in HEADS:
         raise TercelError(f"task {recipe.task!r} cannot be trained yet", "use another recipe (`tercel recipes`)")
@@ -196,6 +211,10 @@ def task_of(recipe: Recipe) -> Task:
             f"task {recipe.task!r} needs a head of its own, not {type(recipe.model.head).__name__}",
             f"set model.head={heads[-1].__name__}",
         )
+    for task, names in OWN_SCORES.items():
+        if recipe.evaluate.select in names and recipe.task != task:
+            raise TercelError(f"{recipe.evaluate.select} is a score of {task}, not of {recipe.task}",
+                              "set evaluate.select to another one, AP for example")  # fmt: skip
     if recipe.task == "ball":
         from tercel.engine.ball import BallTask  # it needs what is above
 
@@ -210,4 +229,8 @@ def task_of(recipe: Recipe) -> Task:
         if recipe.evaluate.tiles.on or recipe.evaluate.views.on:
             raise TercelError("tiles and views do not merge points yet", "leave evaluate.tiles and evaluate.views off")
         return KeypointTask(recipe)
+    if recipe.task == "crowd":
+        if recipe.evaluate.views.orient:
+            raise TercelError("crowds are judged by axis-aligned boxes", "--set evaluate.views.orient=0")
+        return CrowdTask(recipe)
     return BoxTask(recipe)

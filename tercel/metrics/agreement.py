@@ -46,6 +46,7 @@ class Agreement:
         residuals: f64 [P,K] of B from A in A's own frame: along and across in lengths and widths, log ratios of both
             sides (K = 4), and for oriented boxes the turn in radians (K = 5).
         labels: i64 [P,2] classes of each pair, ids of `classes`.
+        rows: i64 rows of A and of B that make the pairs, per picture.
         rates: share of A's objects that B lacks, and of B's objects that A lacks, per object of A.
         ignored: objects of either side left out, because they or what they lie on is marked ignore.
         geometry: "oriented" or "boxes". findings: what to bear in mind.
@@ -59,6 +60,7 @@ class Agreement:
     area: Floats
     residuals: Floats
     labels: Ints
+    rows: list[tuple[Ints, Ints]]
     rates: tuple[float, float]
     ignored: int
     classes: tuple[str, ...]
@@ -278,7 +280,7 @@ def _agreement(
         _scores(parts, resamples, seed),
         [{"low": i / BINS, "high": (i + 1) / BINS, "n": c} for i, c in enumerate(counts)],
         [{"A": names[x], "B": names[y], "count": int(c)} for (x, y), c in zip(pairs.tolist(), times, strict=True)],
-        alone, iou, area, residuals, labels, rates, sum(p.ignored for p in parts), names, kind,
+        alone, iou, area, residuals, labels, [p.rows for p in parts], rates, sum(p.ignored for p in parts), names, kind,
         list(ledger.findings()),
     )  # fmt: skip
 

@@ -40,7 +40,7 @@ from tercel.metrics.stats import (
 )
 
 Geometry = Literal["boxes", "oriented"]
-Kind = Geometry | Literal["keypoints"]
+Kind = Geometry | Literal["keypoints", "crowd"]
 
 MAX_DETECTIONS = (1, 10, 100)
 

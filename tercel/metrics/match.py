@@ -41,7 +41,7 @@ SIZES: Mapping[str, tuple[float, float]] = {
     "large": (96.0**2, 1e10),
 }
 MOST_BITS = 63
-PAIRS_AT_ONCE = 2_000_000  # candidate pairs in memory; a crowd of 500 x 500 per picture has 250,000 each
+PAIRS_AT_ONCE = 500_000  # candidate pairs in memory; a crowd of 500 x 500 per picture has 250,000 each
 
 
 @dataclass(frozen=True)
@@ -249,15 +249,17 @@ def _measure(truth: Pool, pred: Pool) -> Callable[[Ints, Ints], Floats]:
     """A function of pairs (detection [P], truth [P]): their overlaps [P], of points or oriented boxes where both sides
     have them.
 
-    Only pairs whose hulls meet are clipped; hulls are made anew, because a reader may have cut those at hand.
+    Only pairs whose boxes meet are measured. Hulls are made anew, because a reader may have cut those at hand.
     """
     xy, points = pred.points, truth.points
     if xy is not None and points is not None:
         return lambda d, g: oks_pairs(xy.xy[d], points.take(g), truth.areas[g], truth.boxes[g])
-    if truth.obbs is None or pred.obbs is None:
-        return lambda d, g: pair_overlap(pred.boxes[d], truth.boxes[g], truth.ignore[g])
-    p, t = obb_hull(pred.obbs).T.copy(), obb_hull(truth.obbs).T.copy()
-    pred_obbs, truth_obbs = pred.obbs, truth.obbs
+    pred_shapes, truth_shapes = pred.boxes, truth.boxes
+    hulls = pred_shapes, truth_shapes
+    if truth.obbs is not None and pred.obbs is not None:
+        pred_shapes, truth_shapes = pred.obbs, truth.obbs
+        hulls = obb_hull(pred_shapes), obb_hull(truth_shapes)
+    p, t = (h.T.copy() for h in hulls)
 
     def measure(d: Ints, g: Ints) -> Floats:
         near = np.arange(len(d))
@@ -265,7 +267,7 @@ def _measure(truth: Pool, pred: Pool) -> Callable[[Ints, Ints], Floats]:
             i, j = d[near], g[near]
             near = near[(p[low][i] < t[high][j]) & (p[high][i] > t[low][j])]
         out = np.zeros(len(d))
-        out[near] = pair_overlap(pred_obbs[d[near]], truth_obbs[g[near]], truth.ignore[g[near]])
+        out[near] = pair_overlap(pred_shapes[d[near]], truth_shapes[g[near]], truth.ignore[g[near]])
         return out
 
     return measure

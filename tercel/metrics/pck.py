@@ -153,7 +153,7 @@ class Means:
         some = np.unique(picture[counted.any(axis=1)])
         low = high = np.nan
         if len(some) > 1:  # from one picture, resampling shows no spread
-            top = max(1.0, 2 * float(np.nanmax(draws)))  # errors in px: `interval` holds what it gives within 0..1
+            top = max(1.0, float(share.values[counted].max()))  # no mean is above; `interval` keeps within 0..1
             low, high = (top * x for x in interval(float(draws[0]) / top, draws[1:] / top))
         return Score(name, float(draws[0]), n, low, high, where)
 
@@ -242,6 +242,16 @@ def curve_rows(pairs: PointPairs) -> list[dict[str, float]]:
     share, n = np.sort(pairs.share[sized & ~np.isnan(pairs.share)]), int(sized.sum())
     within = np.searchsorted(share, CURVE, "right")
     return [{"alpha": a, "PCK": k / n if n else float("nan"), "n": n} for a, k in zip(CURVE, within.tolist())]
+
+
+def self_pairs(truth: Pool) -> PointPairs:
+    """Every truth with itself for its prediction: the truths alone, for `pose`."""
+    points, size = _points(truth), (truth.boxes[:, 2:] - truth.boxes[:, :2]).max(axis=1, initial=0)
+    none = np.full(len(truth), np.nan)
+    return PointPairs(
+        truth.picture, truth.row, truth.row, truth.labels, np.where(size > 0, size, np.nan), points.xy, points.xy,
+        points.visible, none, none,
+    )  # fmt: skip
 
 
 def pose(pairs: PointPairs) -> Iterator[dict[str, float]]:

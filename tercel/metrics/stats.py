@@ -121,7 +121,7 @@ def weighted_ap(
     thresholds, columns = len(hit), weights.shape[1]
     ap, recall = np.zeros((2, thresholds, columns), weights.dtype)
     counted = np.flatnonzero(~spared[0])
-    judged = _running(weights[picture[counted]])
+    judged = running(weights[picture[counted]])
     some = np.maximum(positives, 1)
     for t in range(thresholds):
         at = np.flatnonzero(hit[t])
@@ -132,7 +132,7 @@ def weighted_ap(
         changed = np.flatnonzero(spared[t] != spared[0])  # few: who meets an ignored truth depends on the threshold
         if len(changed):
             sign = np.where(spared[0, changed], 1, -1).astype(weights.dtype)[:, None]
-            total = total + _running(sign * weights[picture[changed]])[np.searchsorted(changed, at, "right")]
+            total = total + running(sign * weights[picture[changed]])[np.searchsorted(changed, at, "right")]
         precision = found / np.maximum(total, 1)
         best = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
         share = _share(found, some, interpolation, late)
@@ -169,7 +169,7 @@ def _recall(picture: Ints, hit: Bools, positives: Array, weights: Array) -> Arra
     return out
 
 
-def _running(x: Array) -> Array:
+def running(x: Array) -> Array:
     """Sums [n+1,R] of the first 0, 1, ... n rows."""
     out = np.zeros((len(x) + 1, x.shape[1]), x.dtype)
     np.cumsum(x, axis=0, out=out[1:])
@@ -203,3 +203,10 @@ def mean_over_classes(x: Array) -> Array:
     total = np.where(real, x, 0).sum(axis=-2, dtype=np.float64)
     out: Array = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
     return out
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation of the same score over several seeds; the latter is NaN for fewer than two."""
+    x = np.asarray(values, np.float64)
+    mean = float(x.mean()) if len(x) else float("nan")
+    return mean, float(x.std(ddof=1)) if len(x) > 1 else float("nan")

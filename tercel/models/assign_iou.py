@@ -29,6 +29,7 @@ from tercel.models.candidates import (
     Truths,
     Windows,
     cells_of,
+    grid_of,
     make_anchors,
     nearest_windows,
 )
@@ -51,7 +52,7 @@ class Overlaps(NamedTuple):
 
 
 @torch.no_grad()
-def assign_by_iou(config: MaxIou, anchors: Anchors, truths: Truths, batch: int) -> Assignment:
+def assign_by_iou(config: MaxIou, anchors: Anchors, truths: Truths, batch: int, own_cell: bool = False) -> Assignment:
     """Positives of a batch, `quality` being the IoU of anchor and truth, and the anchors `between`.
 
     Neither scores nor predictions count. Of equal overlaps the anchor whose centre is nearer comes first (in strides),
@@ -60,6 +61,8 @@ def assign_by_iou(config: MaxIou, anchors: Anchors, truths: Truths, batch: int) 
 
     Args:
         truths: boxes [M,4]; oriented boxes are not looked at.
+        own_cell: only anchors in the cell that holds a truth's centre may answer for it (YOLOv3); others that overlap
+            it by `negative` or more are `between`.
 
     Raises:
         TercelError: `negative` above `positive`.
@@ -70,12 +73,13 @@ def assign_by_iou(config: MaxIou, anchors: Anchors, truths: Truths, batch: int) 
         )
     count, total = len(truths.image), len(anchors.boxes)
     pairs = overlaps_of(anchors, truths, config.negative)
-    own = _one_each(pairs, count)
+    may = _in_cell(anchors, truths, pairs) if own_cell else torch.ones_like(pairs.slot, dtype=torch.bool)
+    own = _one_each(pairs, count, may)
     served = torch.zeros(batch * total, dtype=torch.bool, device=pairs.slot.device)
     served[pairs.slot[own]] = True
     place = torch.arange(len(pairs.slot), device=pairs.slot.device)
     left = (_first(place, pairs.slot, batch * total)[pairs.slot] == place) & ~served[pairs.slot]  # the anchor's best
-    fits = pairs.iou >= config.positive
+    fits = may & (pairs.iou >= config.positive)
     chosen = torch.cat([own, place[left & fits]])
     between = torch.zeros_like(served)
     between[pairs.slot[left & ~fits & (pairs.iou >= config.negative)]] = True
@@ -123,13 +127,28 @@ def _windows(anchors: Anchors, truths: Truths, iou: float) -> Windows:
     return Windows(*first.unbind(2), *cells.unbind(2))
 
 
-def _one_each(pairs: Overlaps, count: int) -> Tensor:
+def _in_cell(anchors: Anchors, truths: Truths, pairs: Overlaps) -> Tensor:
+    """bool [P]: the truth's centre lies in the anchor's cell, or beyond the picture and nearest to it."""
+    place = pairs.slot % len(anchors.boxes)
+    centres, steps = anchors.priors
+    middle = (truths.boxes[pairs.truth, :2] + truths.boxes[pairs.truth, 2:]) / 2
+    ends = torch.stack([torch.stack([g.xs[[0, -1]], g.ys[[0, -1]]], 1) for g in anchors.grids])  # [G,2,2]
+    low, high = ends[grid_of(list(anchors.grids), place)].unbind(1)
+    inside = middle.maximum(low).minimum(high)
+    return ((centres[place] - inside).abs() <= steps[place, None] / 2).all(1)
+
+
+def _one_each(pairs: Overlaps, count: int, may: Tensor) -> Tensor:
     """Greedy one-to-one matching of truths and anchors: indices into the pairs, which come best first.
 
     In rounds: a pair that is the best left for its truth and for its anchor is one that the walk down the list takes.
+
+    Args:
+        may: bool [P], the pairs that count.
     """
     slots, slot = torch.unique(pairs.slot, return_inverse=True)
-    truth, index = pairs.truth, torch.arange(len(slot), device=slot.device)
+    index = may.nonzero()[:, 0]
+    truth, slot = pairs.truth[index], slot[index]
     taken = [index[:0]]
     while len(index):
         wins = (_first(index, truth, count)[truth] == index) & (_first(index, slot, len(slots))[slot] == index)

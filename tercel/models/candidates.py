@@ -160,25 +160,28 @@ def levels_of(priors: Priors) -> list[Level]:
 
 
 def make_anchors(
-    maps: Sequence[tuple[int, int]], strides: Sequence[int], shapes: Sequence[tuple[float, float]], device: torch.device
+    maps: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    shapes: Sequence[Sequence[tuple[float, float]]],
+    device: torch.device,
 ) -> Anchors:
-    """Anchors of every shape around every cell centre.
+    """Anchors of every shape of a level around its every cell centre.
 
     Args:
         maps: (rows, columns) per level.
-        shapes: (width, height) in strides.
+        shapes: per level (width, height) in strides, one anchor each.
     """
     boxes, sizes, grids, start = [], [], [], 0
-    for (rows, columns), stride in zip(maps, strides, strict=True):
+    for (rows, columns), stride, some in zip(maps, strides, shapes, strict=True):
         ys = (torch.arange(rows, device=device, dtype=torch.float32) + 0.5) * stride
         xs = (torch.arange(columns, device=device, dtype=torch.float32) + 0.5) * stride
         centre = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1).reshape(-1, 2)
-        size = torch.tensor(shapes, device=device, dtype=torch.float32) * stride  # [shapes,2]
+        size = torch.tensor(some, device=device, dtype=torch.float32) * stride  # [shapes,2]
         half = size[:, None] / 2
         boxes.append(torch.cat([centre - half, centre + half], 2).flatten(0, 1))
         sizes.append(size)
-        grids += [Level(start + k * rows * columns, float(stride), xs, ys) for k in range(len(shapes))]
-        start += len(shapes) * rows * columns
+        grids += [Level(start + k * rows * columns, float(stride), xs, ys) for k in range(len(some))]
+        start += len(some) * rows * columns
     return Anchors(torch.cat(boxes), torch.cat(sizes), tuple(grids))
 
 

@@ -13,12 +13,17 @@ from tercel.models.layers import Conv, Norm, init_weights
 
 
 class FpnNeck(nn.Module):
-    """Top-down pyramid (Lin et al. 2017): 1x1 lateral, add the coarser map doubled in size, 3x3 smoothing."""
+    """Top-down pyramid (Lin et al. 2017): 1x1 lateral, add the coarser map doubled in size, 3x3 smoothing.
 
-    def __init__(self, channels: Sequence[int], width: int, norm: Norm) -> None:
+    `extra` coarser maps follow, each a 3x3 convolution of stride 2 on the one before (Lin et al. 2017, "Focal Loss for
+    Dense Object Detection", who take the first one from the backbone; from the pyramid it comes as in FCOS).
+    """
+
+    def __init__(self, channels: Sequence[int], width: int, extra: int, norm: Norm) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(Conv(c, width, 1, norm=norm) for c in channels)
         self.smooth = nn.ModuleList(Conv(width, width, norm=norm) for _ in channels)
+        self.coarser = _coarser(extra, width, norm)
         self.width = width
         init_weights(self)
 
@@ -29,28 +34,36 @@ class FpnNeck(nn.Module):
             if out:
                 x = x + F.interpolate(out[0], size=x.shape[-2:], mode="nearest")
             out.insert(0, self.smooth[level](x))
+        for down in self.coarser:
+            out.append(down(out[-1]))
         return out
 
 
 class PanNeck(nn.Module):
-    """An FPN, then back up from fine to coarse (Liu et al. 2018); sums instead of concatenations keep it narrow."""
+    """An FPN, then back up from fine to coarse (Liu et al. 2018); sums instead of concatenations keep it narrow.
 
-    def __init__(self, channels: Sequence[int], width: int, depth: int, norm: Norm) -> None:
+    The way up goes on to `extra` coarser maps, by a 3x3 convolution of stride 2 each.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int, depth: int, extra: int, norm: Norm) -> None:
         super().__init__()
-        self.fpn = FpnNeck(channels, width, norm)
+        self.fpn = FpnNeck(channels, width, 0, norm)
         self.down = nn.ModuleList(Conv(width, width, 3, 2, norm=norm) for _ in channels[1:])
         self.mix = nn.ModuleList(
             nn.Sequential(*[Conv(width, width, norm=norm) for _ in range(depth)]) for _ in channels[1:]
         )
+        self.coarser = _coarser(extra, width, norm)
         self.width = width
-        init_weights(self.down)
-        init_weights(self.mix)
+        for part in (self.down, self.mix, self.coarser):
+            init_weights(part)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         fine: list[Tensor] = self.fpn(maps)
         out = fine[:1]
         for x, down, mix in zip(fine[1:], self.down, self.mix, strict=True):
             out.append(mix(x + down(out[-1])))
+        for down in self.coarser:
+            out.append(down(out[-1]))
         return out
 
 
@@ -159,6 +172,11 @@ class _Sum(nn.Module):
         return y
 
 
+def _coarser(count: int, width: int, norm: Norm) -> nn.ModuleList:
+    """`count` convolutions that each halve a map: [B,C,H,W] -> [B,C,H/2,W/2], rounded up."""
+    return nn.ModuleList(Conv(width, width, 3, 2, norm=norm) for _ in range(count))
+
+
 def _enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
     return x if x.shape[-2:] == size else F.interpolate(x, size=list(size), mode="nearest")
 
@@ -172,16 +190,16 @@ def build_neck(
     config: Fpn | Pan | BiFpn | Fuse, channels: Sequence[int], norm: Norm
 ) -> FpnNeck | PanNeck | BiFpnNeck | FuseNeck:
     if isinstance(config, Pan):
-        return PanNeck(channels, config.width, config.depth, norm)
+        return PanNeck(channels, config.width, config.depth, config.extra, norm)
     if isinstance(config, BiFpn):
         return BiFpnNeck(channels, config.width, config.repeats, config.extra, norm)
     if isinstance(config, Fuse):
         return FuseNeck(channels, config.width, config.adaptive, norm)
-    return FpnNeck(channels, config.width, norm)
+    return FpnNeck(channels, config.width, config.extra, norm)
 
 
 def neck_strides(config: Fpn | Pan | BiFpn | Fuse, strides: Sequence[int]) -> tuple[int, ...]:
-    """Strides of the maps that come out: those that go in, with a BiFPN's extra ones, or the finest one alone."""
-    if isinstance(config, BiFpn):
-        return (*strides, *(strides[-1] * 2**n for n in range(1, config.extra + 1)))
-    return tuple(strides[:1]) if isinstance(config, Fuse) else tuple(strides)
+    """Strides of the maps that come out: those that go in and the extra ones, or the finest one alone."""
+    if isinstance(config, Fuse):
+        return tuple(strides[:1])
+    return (*strides, *(strides[-1] * 2**n for n in range(1, config.extra + 1)))

@@ -9,6 +9,7 @@ from tercel.config import Recipe, override
 from tercel.core.finding import TercelError
 from tercel.recipes.ball import ball_demo, pingpong, pingpong_events, shuttle, shuttle_heatmap
 from tercel.recipes.boxes import boxes, boxes_demo, boxes_resnet
+from tercel.recipes.crowd import crowd, crowd_demo, crowd_fcos, crowd_retinanet, crowd_yolov3
 from tercel.recipes.keypoints import keypoints, keypoints_demo, keypoints_heatmap, turtle
 from tercel.recipes.oriented import aerial, aerial_effdet, oriented, oriented_demo
 
@@ -26,6 +27,11 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         keypoints_demo,
         keypoints_heatmap,
         turtle,
+        crowd,
+        crowd_demo,
+        crowd_retinanet,
+        crowd_fcos,
+        crowd_yolov3,
         ball_demo,
         shuttle,
         shuttle_heatmap,

@@ -59,7 +59,7 @@ def shuttle() -> Recipe:
     """
     clip = Clip(frames=10, channels="difference", hop=2)
     # Mined negatives learn nothing at first, and coarser cells do not find their places (docs/log.md).
-    head = BallGrid(width=64, motion=True, negatives=0, neighbours=True)
+    head = BallGrid(width=64, motion=True, negatives=0, neighbours=True, prior=0.001)
     model = replace(_model(head, clip), backbone=WIDE, neck=Fuse(width=64))
     return replace(shuttle_heatmap(), name="shuttle", model=model)
 

@@ -24,7 +24,8 @@ def oriented() -> Recipe:
     """Oriented boxes at 416 x 512 px, light, from scratch, minutes on two CPU cores.
 
     Expected (docs/benchmarks.md has the figures with their conditions): thermal drone pictures (677 for training), AP50
-    .385, AP .176, persons and cars AP50 .75 and .65, in 1,160 s on two slow CPU cores; 1.9 M parameters.
+    .44 to .47, AP .20 to .21, persons and cars AP50 .75 and .66 to .70, in 950 to 1,150 s on two slow CPU cores; 1.9 M
+    parameters.
     """
     return Recipe(
         name="oriented",

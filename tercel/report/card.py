@@ -11,6 +11,7 @@ from typing import Any
 from tercel.core.files import write_atomic
 from tercel.core.finding import Score, Severity
 from tercel.report.ball_tables import COUNTS, by_rally, rules
+from tercel.report.crowd_tables import counts
 from tercel.report.reading import View, read_run
 from tercel.report.words import count, duration, fixed, plain, score_of, when
 
@@ -76,6 +77,8 @@ def _scores(view: View) -> list[str]:
     out = [_rows(("score", "value", "95 % interval", "n"), [_row(s) for s in overall])]
     if not view.metrics.get("scores"):
         out.insert(0, "Of the last evaluation during training; there is no final judgement.")
+    if (view.report.get("rule") or {}).get("protocol") == "crowd":
+        out.append(f"{counts(view.report)}. Of MR-2 lower is better; AP, AR and COCO\\_AP50 are COCO's.")
     if view.last:
         same = ", ".join(f"{s.name} {fixed(view.last.get(s.name))}" for s in view.headline)
         out.append(f"The last weights, which nobody chose: {same}.")
@@ -83,7 +86,7 @@ def _scores(view: View) -> list[str]:
         return [f"Under the rule {_safe(view.rule)}:", *out, *_rules(view)]
     table = view.report.get("table") or ()
     if table:
-        main = "OKS_AP" if view.task == "keypoints" else "AP"
+        main, named = {"keypoints": ("OKS_AP", "OKS_AP"), "crowd": ("AP", "COCO AP")}.get(view.task, ("AP", "AP"))
         spread = {s.where.get("class"): s for s in view.scores if s.name == main and set(s.where) == {"class"}}
         rows = []
         for r in table:
@@ -91,7 +94,7 @@ def _scores(view: View) -> list[str]:
             values = (fixed(r.get("AP")), _interval(s) if s else "–", fixed(r.get("AP50")))
             best = (fixed(r.get("threshold"), 2), fixed(r.get("precision")), fixed(r.get("recall")))
             rows.append((_safe(r["class"]), *values, count(r.get("GT")), *best))
-        head = ("class", main, "95 % interval", f"{main}50", "objects", "threshold", "precision", "recall")
+        head = ("class", named, "95 % interval", f"{named}50", "objects", "threshold", "precision", "recall")
         out += ["Per class; threshold, precision and recall where F1 is best:", _rows(head, rows)]
     return [*out, *_points(view)]
 

@@ -234,7 +234,25 @@ def reliability_plot(bins: Sequence[Mapping[str, Any]], chosen: str, note: str) 
     """The share of detections that are right against their score; dots grow with how many there are."""
     kinds = {"as given": ACCENT, **({chosen: GOOD} if chosen in ("temperature", "isotonic") else {})}
     rows = {k: [b for b in bins if b["scores"] == k and b["n"]] for k in kinds}
-    if not rows["as given"]:
+    return _diagram("Are the scores probabilities?", note, rows, kinds, ("score", "share right"))
+
+
+def quality_plot(bins: Sequence[Mapping[str, Any]], note: str) -> list[Plot]:
+    """The mean IoU that detections have against the one that they expect; dots grow with how many there are."""
+    rows = {"expected IoU": [b for b in bins if b["n"]]}
+    axes = ("expected IoU", "IoU with the truth")
+    return _diagram("Does the expected IoU come true?", note, rows, {"expected IoU": ACCENT}, axes)
+
+
+def _diagram(
+    title: str,
+    note: str,
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
+    kinds: Mapping[str, str],
+    axes: tuple[str, str],
+) -> list[Plot]:
+    """Reliability of the first kind, and of others beside it; none where the first has no rows."""
+    if not next(iter(rows.values())):
         return []
     most = max(b["n"] for kind in rows.values() for b in kind)
 
@@ -247,11 +265,12 @@ def reliability_plot(bins: Sequence[Mapping[str, Any]], chosen: str, note: str) 
             ax.scatter(x, y, s=6 + 60 * n / most, color=color, alpha=0.75, linewidth=0)
         ax.set_xlim(0, 1)
         ax.set_ylim(0, 1.03)
-        ax.set_xlabel("score")
-        ax.set_ylabel("share right")
-        ax.legend(loc="upper left", frameon=False, fontsize=7.5, handlelength=1.4)
+        ax.set_xlabel(axes[0])
+        ax.set_ylabel(axes[1])
+        if len(kinds) > 1:
+            ax.legend(loc="upper left", frameon=False, fontsize=7.5, handlelength=1.4)
 
-    return [Plot("Are the scores probabilities?", note, _svg(fill, _HALF))]
+    return [Plot(title, note, _svg(fill, _HALF))]
 
 
 # -- places -------------------------------------------------------------------------------------------------------

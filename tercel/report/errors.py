@@ -17,6 +17,7 @@ from tercel.core.objects import Objects
 from tercel.metrics.anatomy import Anatomy, dissect
 from tercel.metrics.ap import MAX_DETECTIONS
 from tercel.metrics.match import IOUS
+from tercel.metrics.quality import quality_reliability
 from tercel.report import error_plots
 from tercel.report.error_tables import KINDS
 from tercel.report.plots import Plot
@@ -64,7 +65,7 @@ def content(view: View) -> tuple[dict[str, Any] | None, tuple[Finding, ...]]:
             "prices": plots,
             "placement": spread,
             "histograms": error_plots.error_histograms(errors["placement"]),
-            "scores": _reliability(view, truth, preds, options, notes),
+            "scores": _reliability(view, truth, preds, options, notes) + _quality(view, truth, preds, options),
         },
     }, tuple(notes)
 
@@ -147,6 +148,20 @@ def _reliability(
     if chosen in error and chosen != "none":
         note += f", {fixed(error[chosen])} under the {chosen} map (cross-fitted)"
     return error_plots.reliability_plot(made["bins"], chosen, note + ". On the dashed line .8 means 8 of 10.")
+
+
+def _quality(view: View, truth: Sequence[Objects], preds: Sequence[Objects], options: Mapping[str, Any]) -> list[Plot]:
+    """The reliability of a quality branch, where the detections come with an expected IoU."""
+    found = quality_reliability(truth, preds, view.schema.classes, **options)
+    if found is None:
+        return []
+    bias, error, rank = found.scores
+    note = f"n = {count(bias.n)} detections that lie on a truth (IoU ≥ {found.rule['found']:g}); expected less actual "
+    note += f"IoU {fixed(bias.value)} on average ({fixed(bias.low)} to {fixed(bias.high)}), off by {fixed(error.value)}"
+    note += (
+        f"; rank correlation {fixed(rank.value)}. {count(found.rule['unmatched'])} detections on no truth are left out."
+    )
+    return error_plots.quality_plot(found.bins, note)
 
 
 def calibration(view: View) -> tuple[dict[str, Any] | None, tuple[Finding, ...]]:

@@ -6,7 +6,7 @@ For a look before training: labels that are looser, larger or turned another way
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from tercel.core.files import write_atomic
 from tercel.core.finding import Finding, Ledger, Severity, TercelError
 from tercel.core.record import Dataset
 from tercel.data.source import read
+from tercel.metrics.flips import skeleton_findings
 from tercel.report import explore_points
 from tercel.report.draw import draw
 from tercel.report.error_plots import place_plot
@@ -126,8 +127,13 @@ def explore(sources: Sequence[str], out: Path) -> tuple[Finding, ...]:
     """
     if out.exists():
         raise TercelError(f"{out} exists and will not be overwritten", "choose another name")
-    sets = [read(s) for s in sources]
+    sets = [_tested(read(s)) for s in sources]
     return (*(f for data in sets for f in data.findings), *write_exploration(sets, out))
+
+
+def _tested(data: Dataset) -> Dataset:
+    """With what the poses say against the skeleton among its findings."""
+    return replace(data, findings=(*data.findings, *skeleton_findings(data)), _places={})
 
 
 def write_exploration(sets: Sequence[Dataset], out: Path) -> tuple[Finding, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tercel.core.record import Dataset
 from tercel.metrics.match import Pool
-from tercel.metrics.pck import PointPairs, pose
+from tercel.metrics.pck import pose, self_pairs
 from tercel.report.keypoint_plots import pose_plot
 from tercel.report.plots import Plot
 from tercel.report.words import count
@@ -40,11 +40,7 @@ def _pool(data: Dataset) -> Pool | None:
 def _pose(data: Dataset, pool: Pool | None, name: str) -> list[Plot]:
     if pool is None or pool.points is None or not len(pool):
         return []
-    size = (pool.boxes[:, 2:] - pool.boxes[:, :2]).max(axis=1)
-    xy, none = pool.points.xy, np.full(len(pool), np.nan)
-    pairs = PointPairs(pool.picture, pool.row, pool.row, pool.labels, np.where(size > 0, size, np.nan), xy, xy,
-                       pool.points.visible, none, none)  # fmt: skip
-    rows = [{"point": k, **place} for k, place in zip(data.schema.keypoints, pose(pairs), strict=True)]
+    rows = [{"point": k, **place} for k, place in zip(data.schema.keypoints, pose(self_pairs(pool)), strict=True)]
     note = f"n = {count(len(pool))} objects, each turned onto their mean; sizes are those of their boxes."
     return pose_plot(rows, data.schema, title=name, note=note, errors=False)
 

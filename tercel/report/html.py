@@ -15,10 +15,12 @@ import numpy as np
 
 from tercel.config import Recipe, flat, load
 from tercel.core.files import read_json, write_atomic
-from tercel.core.finding import Finding, Score, Severity, TercelError
+from tercel.core.finding import Finding, Score, Severity, TercelError, direction
 from tercel.core.record import Dataset
 from tercel.metrics.keypoints import point_sigmas
 from tercel.report import plots
+from tercel.report.crowd import MEANING as CROWD_MEANING
+from tercel.report.crowd import content as crowd_of
 from tercel.report.errors import calibration
 from tercel.report.errors import content as errors_of
 from tercel.report.errors import thresholds as at_thresholds
@@ -96,6 +98,8 @@ def _content(view: View) -> dict[str, Any]:
         "state": _state(view),
         "tiles": [_tile(s, view) for s in view.headline],
         "points": points_of(view),
+        "crowd": crowd_of(view),
+        "named": {"keypoints": "OKS ", "crowd": "COCO "}.get(view.task, ""),
         "measure": measure_of(view),
         "operating": _operating(view) if ball is None else None,
         "basis": _basis(view),
@@ -162,7 +166,7 @@ def _tile(s: Score, view: View) -> dict[str, Any]:
 def _meaning(name: str, view: View) -> str:
     if view.task == "ball":
         return f"rule {view.rule}" if name == "F1" else _BALL_MEANING.get(name, "")
-    words = POINT_MEANING | _MEANING
+    words = CROWD_MEANING if view.task == "crowd" else POINT_MEANING | _MEANING
     return words.get(name, f"recall, {name[2:]} detections" if name[:2] == "AR" else "")
 
 
@@ -229,7 +233,7 @@ def _previous(view: View) -> dict[str, Any] | None:
         "name": other.name,
         "rows": rows,
         "same_train": train[0] == train[1],
-        "scores": [(s.name, o.value, s.value, s.value - o.value) for s, o in pairs if o is not None],
+        "scores": [(s.name, o.value, s.value, s.value - o.value, direction(s.name)) for s, o in pairs if o is not None],
     }
 
 
@@ -261,7 +265,8 @@ def _overall(view: View) -> list[dict[str, Any]]:
 
 def _logged(view: View) -> list[str]:
     names = [s["name"] for s in _overall(view)[-1]["scores"]] if view.evals else []
-    order = ("F1", "recall") if view.task == "ball" else ("AP", "AP50", "AP75", "OKS_AP", "PCK@.05", "MR-2", "JI", "F1")
+    order: tuple[str, ...] = ("AP", "AP50", "AP75", "OKS_AP", "PCK@.05", "F1")
+    order = {"ball": ("F1", "recall"), "crowd": ("MR-2", "JI")}.get(view.task, order)
     return [n for n in order if n in names][:2]
 
 

@@ -139,9 +139,9 @@ def pck_plot(pck: Rows, alphas: Sequence[float]) -> list[Plot]:
         for a in alphas:
             value = float(np.interp(a, x, y))
             ax.plot(100 * a, value, "o", color=ACCENT, markersize=4)
-            below = value > 0.5
-            ax.annotate(f"{value:.3f}", (100 * a, value), (3, -10 if below else 6), textcoords="offset points",
-                        fontsize=7.5, color=INK)  # fmt: skip
+            high = value > 0.5  # the curve rises: below it to the right, and above it to the left, there is room
+            ax.annotate(f"{value:.3f}", (100 * a, value), (3, -10) if high else (-3, 4), textcoords="offset points",
+                        fontsize=7.5, color=INK, ha="left" if high else "right")  # fmt: skip
         ax.set_xlim(0, 100 * float(x[-1]))
         ax.set_ylim(0, 1.03)
         ax.set_xlabel("distance, % of the longer side of the box")

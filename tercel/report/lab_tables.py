@@ -49,6 +49,7 @@ def print_agreement(console: Console, scores: Sequence[Score], report: Mapping[s
     rows = [[r["of"], fixed(r["mean"], 4), fixed(r["deviation"], 4), str(r["n"])] for r in report["residuals"]]
     _part(console, "B from A, in A's own frame")
     console.print(_table(console, _columns("of mean deviation n"), rows))
+    _points(console, report.get("points", ()))
     mixed = sorted((r for r in report["confusion"] if r["A"] != r["B"]), key=lambda r: -r["count"])
     if mixed:
         rows = [[r["A"], r["B"], str(r["count"])] for r in mixed[:_MOST]]
@@ -56,6 +57,19 @@ def print_agreement(console: Console, scores: Sequence[Score], report: Mapping[s
         console.print(_table(console, _columns("A B pairs", text={"B"}), rows))
     _alone(console, report["alone"])
     _ceiling(console, report)
+
+
+def _points(console: Console, points: Sequence[Mapping[str, Any]]) -> None:
+    """How far two labels of each named point lie apart, and the sigmas to judge with."""
+    if not points:
+        return
+    rows = [[p["point"], str(p["n"]), str(p["one_only"]), fixed(p["px"], 2), fixed(p["share"]), fixed(p["sigma"], 4),
+             f"{fixed(p['low'], 4)} – {fixed(p['high'], 4)}"] for p in points]  # fmt: skip
+    _part(console, "two labels of each point: mean distance in px and as a share of the box's longer side, OKS sigma")
+    console.print(_table(console, _columns("point both one_only px share sigma 95%"), rows))
+    if all(p["sigma"] for p in points):
+        values = ",".join(f"{p['sigma']:.4g}" for p in points)
+        console.print(f"to judge with them: --sigmas {values}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _alone(console: Console, alone: Sequence[Mapping[str, Any]]) -> None:

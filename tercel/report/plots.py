@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tercel.core.finding import direction
 from tercel.report.draw import class_color
 from tercel.report.judge import HIT, IGNORED, Judged
 
@@ -181,7 +182,8 @@ def score_plots(evals: Sequence[Mapping[str, Any]], names: Sequence[str]) -> lis
         if not rows:
             continue
         r = np.array(rows)
-        best = int(r[:, 1].argmax())
+        rising = direction(name) > 0
+        best = int(r[:, 1].argmax() if rising else r[:, 1].argmin())
 
         def fill(ax: Axes, r: NDArray = r, best: int = best) -> None:
             if np.isfinite(r[:, 2:]).any():
@@ -198,7 +200,8 @@ def score_plots(evals: Sequence[Mapping[str, Any]], names: Sequence[str]) -> lis
             ax.set_xlabel("epoch")
 
         band = "; band: 95 % interval" if np.isfinite(r[:, 2:]).any() else ""
-        note = f"n = {len(r)} evaluations; ring: highest, epoch {r[best, 0]:.0f}{band}"
+        extreme = "highest" if rising else "lowest, which is best"
+        note = f"n = {len(r)} evaluations; ring: {extreme}, epoch {r[best, 0]:.0f}{band}"
         out.append(Plot(f"{name} on validation data", note, _svg(fill)))
     return out
 

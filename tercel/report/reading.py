@@ -32,6 +32,7 @@ from tercel.report.words import score_of
 IOU = 0.5  # at which single detections are called right or wrong in pictures and histograms
 # Headline scores, as far as there are any, then the widest AR.
 MAIN = ("AP", "AP50", "AP75", "OKS_AP", "OKS_AP50", "PCK@.05", "PCK@.1", "swap_rate", "MR-2", "JI")
+CROWD = ("AP50", "MR-2", "JI", "AP", "AR")
 BALL = ("F1", "precision", "recall", "accuracy", "AP")  # headline scores of a ball run, under its main rule
 
 
@@ -120,6 +121,8 @@ class View:
         overall = [s for s in self.scores if self.is_overall(s)]
         if self.task == "ball":
             return [s for n in BALL for s in overall if s.name == n] or overall[:5]
+        if self.task == "crowd":
+            return [s for n in CROWD for s in overall if s.name == n] or overall[:5]
         recalls = [s for s in overall if s.name.startswith("AR") and s.name[2:].isdigit()]
         recalls.sort(key=lambda s: -int(s.name[2:]))
         return ([s for n in MAIN for s in overall if s.name == n] + recalls[:1] or overall)[:5]

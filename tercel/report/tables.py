@@ -62,6 +62,10 @@ def print_report(console: Console, scores: Sequence[Score], report: Mapping[str,
         from tercel.report.keypoint_tables import print_keypoints  # it needs what is below
 
         print_keypoints(console, scores, report)
+    elif kind == "crowd":
+        from tercel.report.crowd_tables import print_crowd
+
+        print_crowd(console, scores, report)
     else:
         print_scores(console, scores, report.get("table") or (), report.get("sizes") or ())
         print_breakdown(console, report)

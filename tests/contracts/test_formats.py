@@ -19,21 +19,28 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tercel.core.finding import TercelError
-from tercel.core.geometry import canonical_obb, obb_corners, obb_hull
+from tercel.core.geometry import canonical_obb, obb_corners, obb_hull, points_hull
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset, Frame, Record
 from tercel.core.schema import Schema
 from tercel.data import source
 from tercel.data.formats import FORMATS, skeletons
 from tercel.data.formats.common import Options
+from tercel.data.stored import is_store
+from tercel.data.video import read_frame
 
 BOXES = [n for n, f in FORMATS.items() if f.TASK == "boxes"]
 ORIENTED = [n for n, f in FORMATS.items() if f.TASK == "oriented"]
-# Of points, those that hold all there is; deeplabcut, deepposekit and points_json have no place for classes.
+# Of points, those that hold all there is, and those that have no place for classes (see `held`).
 POINTED = [n for n, f in FORMATS.items() if f.TASK == "keypoints" and getattr(f, "HOLDS_CLASSES", True)]
-formats = pytest.mark.parametrize("name", BOXES + ORIENTED + POINTED)
+NAMELESS = [n for n, f in FORMATS.items() if f.TASK == "keypoints" and not getattr(f, "HOLDS_CLASSES", True)]
+HULLS = [n for n in NAMELESS if not getattr(FORMATS[n], "HOLDS_BOXES", True)]
+SINGLE = "deepposekit"  # one animal per picture, pictures of one size
+# Formats that know these classes only, and get objects of these.
+OWN_CLASSES = {n: f.CLASSES for n, f in FORMATS.items() if hasattr(f, "CLASSES")}
+formats = pytest.mark.parametrize("name", BOXES + ORIENTED + POINTED + NAMELESS)
 oriented_formats = pytest.mark.parametrize("name", ORIENTED)
-EXACT = {"voc", "coco"}  # to the last bit; the others write shares or sums of coordinates
+EXACT = {"voc", "coco", *OWN_CLASSES}  # to the last bit; the others write shares or sums of coordinates
 NUMBERED = {"coco", "hit_uav"}  # record ids are image numbers
 ANGLES = np.deg2rad([0, 45, 90, 135, -90, 17, 163, 200.5])
 
@@ -101,7 +108,7 @@ def posed(o: Objects, shift: float = 0.0) -> Objects:
 
 
 def schema_for(name: str, classes: tuple[str, ...]) -> Schema:
-    return skeletons.onto(Schema(classes), SKELETON) if name in POINTED else Schema(classes)
+    return skeletons.onto(Schema(classes), SKELETON) if name in POINTED + NAMELESS else Schema(classes)
 
 
 def build(
@@ -111,11 +118,37 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for k, (id_, drawn) in enumerate(plan[1].items()):
-        o = turned(drawn) if name in ORIENTED else posed(drawn) if name in POINTED else drawn
+        o = turned(drawn) if name in ORIENTED else posed(drawn) if name in POINTED + NAMELESS else drawn
+        o = o.replace(size=(60, 60)) if name == SINGLE else o
         path = folder / f"{prefix}{k}.png"
         Image.new("RGB", (o.size[1], o.size[0]), (k, len(prefix), 3)).save(path)
         records.append(Record(id_, (Frame(path),), o.size, o, source=f"plan:{k}"))
-    return Dataset(schema_for(name, plan[0]), tuple(records))
+    return held(name, in_own_classes(name, Dataset(schema_for(name, plan[0]), tuple(records))))
+
+
+def held(name: str, dataset: Dataset) -> Dataset:
+    """What a format of points without classes can hold of a data set; of any other format all."""
+    if name not in NAMELESS:
+        return dataset
+    records = []
+    for r in dataset.records:
+        o = r.objects.replace(labels=0 * r.objects.labels)
+        if name in HULLS:
+            o = o.replace(visible=np.where(o.visible > 0, 2, 0), boxes=points_hull(o.points, o.visible))
+        records.append(dataclasses.replace(r, objects=o[:1] if name == SINGLE else o))
+    sigmas = () if name == SINGLE else dataset.schema.sigmas
+    schema = dataclasses.replace(dataset.schema, classes=(FORMATS[name].CLASS,), sigmas=sigmas)  # type: ignore[attr-defined]
+    return Dataset(schema, tuple(records))
+
+
+def in_own_classes(name: str, dataset: Dataset) -> Dataset:
+    """The data set with the classes of a format that knows no others."""
+    own = OWN_CLASSES.get(name)
+    if own is None:
+        return dataset
+    objects = (r.objects.replace(labels=r.objects.labels % len(own)) for r in dataset.records)
+    records = tuple(dataclasses.replace(r, objects=o) for r, o in zip(dataset.records, objects, strict=True))
+    return Dataset(dataclasses.replace(dataset.schema, classes=own), records)
 
 
 def apart(a: Any, b: Any) -> float:
@@ -152,7 +185,10 @@ def check_round_trip(format_: Any, dataset: Dataset, out: Path, exact: bool, spl
     for r in dataset.records:
         other = back[r.id]
         assert other.size == r.size
-        assert other.frames[0].path.read_bytes() == r.frames[0].path.read_bytes()
+        if is_store(other.frames[0].path):
+            np.testing.assert_array_equal(read_frame(other.frames[0]), read_frame(r.frames[0]))
+        else:
+            assert other.frames[0].path.read_bytes() == r.frames[0].path.read_bytes()
         check_objects(other.objects, r.objects if format_.HOLDS_IGNORE else r.objects[~r.objects.ignore], exact)
     return back
 
@@ -196,6 +232,7 @@ BUGS = {
     "class ids off by one": lambda o: o.replace(labels=(o.labels + 1) % 2),
     "difficult objects kept as truth": lambda o: o.replace(ignore=~o.ignore),
 }
+OF_SEVERAL = "class ids off by one"  # a planted bug that takes more than one class
 
 
 def moved(change: Any) -> Any:
@@ -228,6 +265,15 @@ POINTED_BUGS = BUGS | {
 }
 
 
+# Planted bugs that formats without classes cannot have: those of classes, and where boxes are hulls, those of boxes and
+# of hidden points. The last one is refused.
+NOT_HELD = {
+    False: {OF_SEVERAL},
+    True: {OF_SEVERAL, *list(BUGS)[:4], "hidden points called visible"},
+}
+TWINS = (SINGLE, "objects doubled")
+
+
 def upright(boxes: Any) -> Any:
     wh = boxes[:, 2:] - boxes[:, :2]
     return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, wh, np.zeros((len(boxes), 1))], axis=1)
@@ -235,21 +281,23 @@ def upright(boxes: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("name", "bug"),
-    [(n, b) for n in BOXES for b in BUGS]
+    [(n, b) for n in BOXES for b in BUGS if b != OF_SEVERAL or len(OWN_CLASSES.get(n, "ab")) > 1]
     + [(n, b) for n in ORIENTED for b in ORIENTED_BUGS]
-    + [(n, b) for n in [*POINTED, "coco"] for b in POINTED_BUGS if n in POINTED or b not in BUGS],
+    + [(n, b) for n in [*POINTED, "coco"] for b in POINTED_BUGS if n in POINTED or b not in BUGS]
+    + [(n, b) for n in NAMELESS for b in POINTED_BUGS if b not in NOT_HELD[n in HULLS] and (n, b) != TWINS],
 )
 def test_the_contract_catches_planted_bugs(name: str, bug: str, tmp_path: Path) -> None:
     o = Objects((40, 60), [0, 1], [[10.25, 5.5, 20.75, 30.5], [3, 4.5, 12, 14]], [False, True])
     if name in ORIENTED:
         o = with_obbs(o, [[15, 18, 25, 10.5, 0.4], [20, 9.25, 9, 9.5, -1.2]])
-    points = name in POINTED or bug not in BUGS | ORIENTED_BUGS
+    points = name in POINTED + NAMELESS or bug not in BUGS | ORIENTED_BUGS
     if points:
         o = posed(o.replace(boxes=o.boxes - np.float32([3, 0, 0, 0])))  # the second one lies at x = 0
     plan = (("ball", "net"), {"1": o, "2": o[[1, 0]].replace(ignore=[False, False])})
     dataset = build(tmp_path / "in", plan)
     if points:
         dataset = Dataset(skeletons.onto(dataset.schema, SKELETON), dataset.records)
+    dataset = held(name, in_own_classes(name, dataset))
     good, spoil = FORMATS[name], (ORIENTED_BUGS if name in ORIENTED else POINTED_BUGS)[bug]
 
     def write(d: Dataset, out: Path, *, split: str) -> list[Path]:
@@ -340,7 +388,7 @@ def test_clips_are_refused(name: str, tmp_path: Path) -> None:
         FORMATS[name].write(Dataset(schema_for(name, ("ball",)), (video,)), tmp_path / "out")
 
 
-@formats
+@pytest.mark.parametrize("name", BOXES + ORIENTED + POINTED)
 def test_another_class_list_is_refused(name: str, tmp_path: Path) -> None:
     FORMATS[name].write(small(tmp_path / "in", name), tmp_path / "out")
     with pytest.raises(TercelError, match=r"class"):
@@ -364,15 +412,19 @@ def test_pictures_need_not_exist_for_judging(name: str, tmp_path: Path) -> None:
     + [(n, o) for n in POINTED for o in [*POINTED, "coco", "voc", "yolo"]],
 )
 def test_converting_to_any_format_keeps_every_object(name: str, other: str, tmp_path: Path) -> None:
-    FORMATS[name].write(small(tmp_path / "in", name), tmp_path / "a")
-    findings = source.convert(f"{name}:{tmp_path / 'a'}#train", tmp_path / "b", other)
-    assert [(f.check, f.count) for f in findings][-1] == ("convert.counts", 2)
+    dataset = small(tmp_path / "in", name)
+    FORMATS[name].write(dataset, tmp_path / "a")
+    known = dataset.schema.classes
+    chosen = known[:1] if not set(known) <= set(OWN_CLASSES.get(other, known)) else None
+    count = 2 if chosen is None else int((dataset["1"].objects.labels == 0).sum())
+    findings = source.convert(f"{name}:{tmp_path / 'a'}#train", tmp_path / "b", other, classes=chosen)
+    assert [(f.check, f.count) for f in findings][-1] == ("convert.counts", count)
     lost = [f.count for f in findings if f.check == "convert.angles"]
     assert lost == ([2] if name in ORIENTED and other in BOXES else [])
     lost = [f.count for f in findings if f.check == "convert.points"]
     assert lost == ([6] if name in POINTED and other in {"voc", "yolo"} else [])
     with pytest.raises(TercelError, match=r"exists already|has a split"):
-        source.convert(f"{name}:{tmp_path / 'a'}#train", tmp_path / "b", other)
+        source.convert(f"{name}:{tmp_path / 'a'}#train", tmp_path / "b", other, classes=chosen)
 
 
 @pytest.mark.parametrize("other", ["dota", "yolo_obb", "aerial", "dronevehicle"])
@@ -383,7 +435,32 @@ def test_boxes_without_an_angle_do_not_become_oriented_ones(other: str, tmp_path
     assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize("other", POINTED)
+@pytest.mark.parametrize("name", NAMELESS)
+def test_formats_without_classes_take_any_single_name(name: str, tmp_path: Path) -> None:
+    FORMATS[name].write(small(tmp_path / "in", name), tmp_path / "out")
+    assert source.read(f"{tmp_path / 'out'}#train", classes=["fly"]).schema.classes == ("fly",)
+    with pytest.raises(TercelError, match="tells no classes"):
+        source.read(f"{tmp_path / 'out'}#train", classes=["fly", "ant"])
+
+
+@pytest.mark.parametrize("name", POINTED + NAMELESS)
+@pytest.mark.parametrize("other", [*NAMELESS, "yolo_pose", "coco"])
+def test_what_animals_lose_is_counted(name: str, other: str, tmp_path: Path) -> None:
+    """One picture with one animal, one of whose points is hidden where the format says so, and one without."""
+    o = Objects((60, 60), [1], [[10.25, 5.5, 20.75, 30.5]])
+    plan = (("ball", "net"), {"1": o, "2": Objects.empty((60, 60))})
+    dataset = build(tmp_path / "in", plan, name=name)
+    FORMATS[name].write(dataset, tmp_path / "a")
+    said = {f.check: f.count for f in source.convert(f"{name}:{tmp_path / 'a'}#train", tmp_path / "b", other)}
+    assert said["convert.counts"] == 1
+    renamed = dataset.schema.classes != (getattr(FORMATS[other], "CLASS", ""),)
+    assert ("convert.class_name" in said) == (other in NAMELESS and renamed)
+    assert said.get("convert.hidden", 0) == (other in HULLS and name not in HULLS)
+    assert said.get("convert.boxes", 0) == 0  # they are hulls here
+    assert ("convert.skeleton" in said) == (other == SINGLE != name)  # its sigmas
+
+
+@pytest.mark.parametrize("other", POINTED + NAMELESS)
 def test_boxes_without_points_do_not_become_animals(other: str, tmp_path: Path) -> None:
     FORMATS["voc"].write(small(tmp_path / "in", "voc"), tmp_path / "a")
     with pytest.raises(TercelError, match="boxes without points"):

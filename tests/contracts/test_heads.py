@@ -44,6 +44,7 @@ from tercel.core.record import Dataset, Event, Frame, Record
 from tercel.core.schema import Schema
 from tercel.core.warp import Warp
 from tercel.engine.evaluate import encode_ceiling
+from tercel.models.assign_iou import assign_by_iou
 from tercel.models.detector import Detector
 from tercel.models.heads.anchors import AnchorBoxes
 from tercel.models.heads.ball_grid import Grid
@@ -174,6 +175,17 @@ BOXES = [
         (FreeAnchor(), "bce", "diou"),
     ]
 ]
+BRANCHES = [
+    Case(f"boxes-{name}", replace(TINY, head=replace(head, width=16, depth=1)))
+    for name, head in [
+        ("ltrb", BoxHead(coder="ltrb", shared=True, assigner=Fcos(), class_loss="quality", box_loss="giou")),
+        ("ltrb-bags", BoxHead(coder="ltrb", assigner=FreeAnchor())),
+        ("density", BoxHead(density=True)),
+        ("pairs", BoxHead(pairs=True, assigner=Atss())),
+        ("pairs-density", BoxHead(pairs=True, density=True, assigner=MaxIou(side=2.0, positive=0.4, negative=0.3))),
+    ]
+]
+YOLO = tuple(float(x) for x in (6, 14, 12, 9, 14, 30, 30, 20, 30, 60, 60, 40))  # two sizes for each of three maps
 ANCHORS = [
     Case(f"anchors-{name}", replace(TINY, neck=neck, head=replace(head, width=16)))
     for name, neck, head in [
@@ -182,6 +194,9 @@ ANCHORS = [
         ("bifpn", BiFpn(width=16, repeats=1), AnchorHead(assigner=MaxIou(positive=0.4), depth=0)),
         ("atss", Pan(width=16), AnchorHead(base=2, assigner=Atss(topk=5), scales=(1,))),
         ("free", Pan(width=16), AnchorHead(base=2, assigner=FreeAnchor(bag=20))),
+        ("cell", Pan(width=16), AnchorHead(base=2, coder="cell")),
+        ("yolo", Pan(width=16), AnchorHead(sizes=YOLO, coder="cell", objectness=True, gamma=0, alpha=0.5)),
+        ("objectness", Pan(width=16), AnchorHead(base=2, objectness=True, assigner=Atss())),
     ]
 ]
 FINE = replace(TINY, neck=Fuse(width=16), strides=(4, 8, 16, 32))
@@ -269,9 +284,9 @@ POINT_MAPS = [
         (32, KeypointHeatmap(stride=4, depth=0)),
     ]
 ]
-HEADS = [*BOXES, *ANCHORS, *ORIENTED, *KEYPOINTS, *POINT_MAPS, *BALLS]
+HEADS = [*BOXES, *BRANCHES, *ANCHORS, *ORIENTED, *KEYPOINTS, *POINT_MAPS, *BALLS]
 case = pytest.mark.parametrize("case", HEADS, ids=lambda c: c.name)
-box_case = pytest.mark.parametrize("case", [*BOXES, *ANCHORS, *ORIENTED, *KEYPOINTS], ids=lambda c: c.name)
+box_case = pytest.mark.parametrize("case", [*BOXES, *BRANCHES, *ANCHORS, *ORIENTED, *KEYPOINTS], ids=lambda c: c.name)
 point_case = pytest.mark.parametrize("case", [*KEYPOINTS, *POINT_MAPS], ids=lambda c: c.name)
 ball_case = pytest.mark.parametrize("case", BALLS, ids=lambda c: c.name)
 
@@ -366,7 +381,7 @@ def starts_at_the_prior(head: Any, raw: Any) -> None:
         share = (strides / strides.max()) ** 2
         share = np.tile(share, len(raw.logits))[:, None]
     elif isinstance(head, AnchorBoxes):
-        logits = [raw.logits.flatten(0, 1)]
+        logits = [raw.logits.flatten(0, 1) if raw.objectness is None else raw.objectness.flatten()[:, None]]
     elif isinstance(head, Heatmap | PointMaps):
         logits = [raw.logits.transpose(0, 1).flatten(1).T]
     else:
@@ -677,6 +692,15 @@ class HalfCell(AnchorBoxes):
         return super().boxes(raw._replace(anchors=raw.anchors._replace(boxes=raw.anchors.boxes - 4)))
 
 
+class Turned(AnchorBoxes):
+    """Width and height of the anchors change places in the decoder (crowd-5, crowd-10)."""
+
+    def boxes(self, raw: Any) -> torch.Tensor:
+        centre, half = raw.anchors.centres, (raw.anchors.boxes[:, 2:] - raw.anchors.boxes[:, :2]).flip(1) / 2
+        turned = torch.cat([centre - half, centre + half], 1)
+        return super().boxes(raw._replace(anchors=raw.anchors._replace(boxes=turned)))
+
+
 class NotIgnored(AnchorBoxes):
     """Ignored regions train as background (crowd-15)."""
 
@@ -684,7 +708,33 @@ class NotIgnored(AnchorBoxes):
         return super().encode([o[~o.ignore] for o in objects])
 
 
-@pytest.mark.parametrize("bug", [Shrunk, HalfCell])
+class WholeCell(AnchorBoxes):
+    """The sigmoid counts from the cell's centre in the decoder, from its corner in the encoder."""
+
+    def deltas(self, raw: Any) -> torch.Tensor:
+        cell = raw.anchors.priors.strides[:, None] / (raw.anchors.boxes[:, 2:] - raw.anchors.boxes[:, :2])
+        return super().deltas(raw) + torch.cat([cell / 2, torch.zeros_like(cell)], 1)
+
+
+class AnyCell(AnchorBoxes):
+    """Anchors answer wherever they overlap enough, and their centres cannot leave their cells."""
+
+    def assign(self, raw: Any, boxes: Any, targets: Any) -> Any:
+        return assign_by_iou(self.config.assigner, raw.anchors, targets.truths, targets.batch)
+
+
+def test_bugs_of_the_cell_coder_are_caught() -> None:
+    case = next(c for c in ANCHORS if c.name == "anchors-cell")
+    recipe = Recipe(name="x", data=Data(size=(192, 320)), model=case.model)
+    data = dataset(np.random.default_rng(0), (210, 300))
+    assert encode_ceiling(recipe, data, case.plant(WholeCell)).overall("AP") < 0.9
+    truth = case.truth(1, n=30)
+    zero_at_perfection(case.detector().head, truth)
+    with pytest.raises(AssertionError):
+        zero_at_perfection(case.plant(AnyCell), truth)
+
+
+@pytest.mark.parametrize("bug", [Shrunk, HalfCell, Turned])
 def test_anchor_ceiling_catches(bug: type[AnchorBoxes]) -> None:
     recipe = Recipe(name="x", data=Data(size=(192, 320)), model=ANCHORS[0].model)
     data = dataset(np.random.default_rng(0), (210, 300))

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tercel.core.finding import TercelError
+from tercel.core.finding import Score, TercelError
 from tercel.core.geometry import canonical_obb, obb_hull
 from tercel.core.objects import Objects
 from tercel.core.record import Event
@@ -25,6 +25,7 @@ from tercel.core.schema import Schema
 from tercel.core.timeline import EMPTY, EventAnswer, EventTruth
 from tercel.core.track import Track
 from tercel.metrics.ap import BoxReport, judge_boxes
+from tercel.metrics.crowd import judge_crowd
 from tercel.metrics.events import judge_events
 from tercel.metrics.keypoints import judge_keypoints
 from tercel.metrics.points import judge_points
@@ -66,7 +67,26 @@ def judge_corners(truth: Any, pred: Any, classes: Any, max_detections: Any = (1,
     return replace(report, scores=[s for s in kept if s.name not in ("AR50", "AR75", "swap_rate", "outside_picture")])
 
 
-JUDGES: dict[str, Judge] = {"boxes": judge_boxes, "oriented": judge_oriented}
+def judge_people(truth: Any, pred: Any, classes: Any, max_detections: Any = (1, 10, 100), **options: Any) -> BoxReport:
+    """`judge_crowd` of the same scenes: MR-2 as 1 - MR-2, so that 1 is best; AP50 over what perfection reaches; JI without
+    its 1e-6 in the denominator."""
+    report = judge_crowd(truth, pred, classes, max_detections=max_detections[-1], **options)
+    scores = []
+    for s in report.scores:
+        if s.name == "MR-2":
+            scores.append(replace(s, name="1 - MR-2", value=1 - s.value, low=1 - s.high, high=1 - s.low))
+        elif s.name == "AP50":
+            scores.append(Score(s.name, s.value * s.n / max(s.n - 1, 1), s.n, where=s.where))
+        elif s.name == "JI":
+            scores.append(replace(s, value=round(s.value, 5)))
+        else:
+            scores.append(replace(s, name=f"AR{max_detections[-1]}" if s.name == "AR" else s.name))
+    scores += [s for s in report.boxes.scores if s.name in ("AR1", "AR10")]
+    whole = [s for s in scores if not {"persons", "overlap", "occlusion"} & set(s.where)]
+    return replace(report.boxes, scores=whole, findings=report.findings)
+
+
+JUDGES: dict[str, Judge] = {"boxes": judge_boxes, "oriented": judge_oriented, "crowd": judge_people}
 
 
 def scene(seed: int, pictures: int = 8, ignore: bool = True) -> tuple[list[Objects], list[Objects]]:

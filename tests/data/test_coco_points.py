@@ -76,7 +76,7 @@ def test_points_visibility_and_skeleton_by_hand(tmp_path: Path) -> None:
     assert o.points.tolist() == [[[10, 12], [0, 20.5], [0, 0]]]  # type: ignore[union-attr]
     assert o.visible.tolist() == [[2, 1, 0]]  # type: ignore[union-attr]
     assert counts(d) == {"labels.flip_pairs": 1}  # they were read from the names
-    assert counts(read(make(tmp_path, annotation(), flip_pairs=[]))) == {"labels.no_sigmas": 1}
+    assert counts(read(make(tmp_path, annotation(), flip_pairs=[]))) == {}
 
 
 @pytest.mark.parametrize("x", [0, 10])

@@ -51,7 +51,7 @@ def test_the_line_of_the_founding_set(tmp_path: Path) -> None:
     assert o.points.tolist() == [[[0, 20], [30, 0], [15, 10], [45, 30], [30, 20], [18, 16]]]  # type: ignore[union-attr]
     assert o.visible.tolist() == [[2] * 6]  # type: ignore[union-attr]
     assert d.schema.keypoints == ("point1", "point2", "point3", "point4", "point5", "point6")
-    assert said(d, "labels.point_names") == said(d, "labels.no_sigmas") == said(d, "labels.kpt_shape") == 1
+    assert said(d, "labels.point_names") == said(d, "labels.kpt_shape") == 1
     assert recognised(tmp_path) == ["yolo_pose"]
 
 

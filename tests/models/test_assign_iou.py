@@ -24,8 +24,8 @@ every = pytest.mark.parametrize("config", CONFIGS, ids=["usual", "strict", "loos
 
 def grid(base: float = 2.0, shapes: list[tuple[float, float]] | None = None) -> Anchors:
     """Anchors of nine shapes on a canvas 128 wide and 96 high."""
-    shapes = shapes or anchor_shapes(AnchorHead(base=base))
-    return make_anchors([(96 // s, 128 // s) for s in (8, 16, 32)], (8, 16, 32), shapes, CPU)
+    shapes = shapes or anchor_shapes(AnchorHead(base=base), (8,))[0]
+    return make_anchors([(96 // s, 128 // s) for s in (8, 16, 32)], (8, 16, 32), [shapes] * 3, CPU)
 
 
 def random_truths(seed: int, count: int, batch: int = 2) -> Truths:
@@ -48,7 +48,7 @@ def rows(a: Assignment) -> list[tuple[int, int, int]]:
 
 
 def slow(
-    config: MaxIou, anchors: Anchors, truths: Truths, batch: int
+    config: MaxIou, anchors: Anchors, truths: Truths, batch: int, own_cell: bool = False
 ) -> tuple[dict[tuple[int, int], int], set[object]]:
     """{(image, anchor): truth} and the anchors between, from the whole matrix."""
     boxes, strides = anchors.boxes.numpy(), np.concatenate([[g.stride] * len(g.xs) * len(g.ys) for g in anchors.grids])
@@ -56,11 +56,13 @@ def slow(
     iou = box_iou(truths.boxes.numpy(), boxes)
     middle = (truths.boxes[:, :2] + truths.boxes[:, 2:]).numpy() / 2
     rank = iou - 1e-5 * np.linalg.norm(centre - middle[:, None], axis=2) / strides
+    held = np.clip(middle[:, None], strides[:, None] / 2, np.array([128, 96]) - strides[:, None] / 2)
+    may = (np.abs(centre - held) <= strides[:, None] / 2).all(2) if own_cell else np.ones_like(iou, bool)
     owner: dict[tuple[int, int], int] = {}
     between: set[object] = set()
     for image in range(batch):
         mine = np.flatnonzero(truths.image.numpy() == image)
-        pairs = sorted((-rank[t, a], a, t) for t in mine for a in range(len(boxes)))
+        pairs = sorted((-rank[t, a], a, t) for t in mine for a in np.flatnonzero(may[t]).tolist())
         waiting = set(mine.tolist())
         for _, a, t in pairs:
             if t in waiting and (image, a) not in owner:
@@ -69,7 +71,7 @@ def slow(
         for a in range(len(boxes)):
             if len(mine) and (image, a) not in owner:
                 t = int(mine[rank[mine, a].argmax()])
-                if iou[t, a] >= config.positive:
+                if iou[t, a] >= config.positive and may[t, a]:
                     owner[image, a] = t
                 elif iou[t, a] >= config.negative:
                     between.add((image, a))
@@ -77,12 +79,13 @@ def slow(
 
 
 @every
+@pytest.mark.parametrize("own_cell", [False, True])
 @pytest.mark.parametrize(("seed", "count"), [(0, 1), (1, 6), (2, 25), (3, 60)])
-def test_same_as_the_walk_over_all_pairs(config: MaxIou, seed: int, count: int) -> None:
+def test_same_as_the_walk_over_all_pairs(config: MaxIou, own_cell: bool, seed: int, count: int) -> None:
     """The windows leave out nothing that counts, for truths of any size and place."""
     anchors, truths = grid(), random_truths(seed, count)
-    owner, between = slow(config, anchors, truths, 2)
-    got = assign_by_iou(config, anchors, truths, 2)
+    owner, between = slow(config, anchors, truths, 2, own_cell)
+    got = assign_by_iou(config, anchors, truths, 2, own_cell)
     assert rows(got) == [(i, a, owner[i, a]) for i, a in sorted(owner)]
     assert {(i, a) for i, a in got.between.nonzero().tolist()} == between
     a = got
@@ -95,7 +98,7 @@ def test_by_hand() -> None:
 
     IoU = s / (32 - s): 7/25 = .28, 15/17 = .88, 9/23 = .39, 1/31.
     """
-    anchors = make_anchors([(1, 4)], (8,), [(2.0, 2.0)], CPU)
+    anchors = make_anchors([(1, 4)], (8,), [[(2.0, 2.0)]], CPU)
     truth = truths_of((5.0, -4, 21, 12))
     got = assign_by_iou(MaxIou(), anchors, truth, 1)
     assert rows(got) == [(0, 1, 0)]
@@ -108,7 +111,7 @@ def test_by_hand() -> None:
 
 def test_two_truths_with_one_best_anchor_get_one_each() -> None:
     """Both fit the second anchor best; the published rule would lose the first of them."""
-    anchors = make_anchors([(1, 4)], (8,), [(2.0, 2.0)], CPU)
+    anchors = make_anchors([(1, 4)], (8,), [[(2.0, 2.0)]], CPU)
     truths = truths_of((2.0, -4, 18, 10), (4, -4, 20, 12))
     iou = box_iou(truths.boxes.numpy(), anchors.boxes.numpy())
     assert iou.argmax(1).tolist() == [1, 1]
@@ -143,7 +146,7 @@ def test_a_truth_that_no_anchor_fits_gets_the_nearest(box: tuple[float, ...]) ->
 
 def test_of_equal_overlaps_the_nearer_anchor_wins() -> None:
     """A truth of 4 px lies wholly in many anchors: one of the four cells around it answers, not the first of all."""
-    anchors = make_anchors([(12, 16)], (8,), [(8.0, 8.0)], CPU)
+    anchors = make_anchors([(12, 16)], (8,), [[(8.0, 8.0)]], CPU)
     got = assign_by_iou(MaxIou(), anchors, truths_of((65.0, 41, 69, 45)), 1)
     assert anchors.centres[got.prior].tolist() == [[68, 44]]
 
@@ -185,7 +188,7 @@ def test_parts_do_not_change_the_result(part: int, monkeypatch: pytest.MonkeyPat
 def test_candidates_grow_with_truths_alone() -> None:
     """An anchor matrix of 110,000 x 1,500 would hold 165 million pairs; 768 x 768 px, none is cut off."""
     strides = (8, 16, 32, 64, 128)
-    anchors = make_anchors([(768 // s, 768 // s) for s in strides], strides, anchor_shapes(AnchorHead()), CPU)
+    anchors = make_anchors([(768 // s, 768 // s) for s in strides], strides, anchor_shapes(AnchorHead(), strides), CPU)
     g = torch.Generator().manual_seed(0)
     centre, extent = torch.rand(1500, 2, generator=g) * 768, 10 + 50 * torch.rand(1500, 2, generator=g)
     zeros = torch.zeros(1500, dtype=torch.long)

@@ -156,7 +156,7 @@ def test_fcos_does_not_look_at_predictions() -> None:
 def test_boxes_around_points_are_anchors_of_one_shape() -> None:
     priors = grid()
     around = boxes_around(priors, 4.0, 2.25)
-    made = make_anchors([(96 // s, 128 // s) for s in STRIDES], STRIDES, [(4 / 1.5, 4 * 1.5)], CPU)
+    made = make_anchors([(96 // s, 128 // s) for s in STRIDES], STRIDES, [[(4 / 1.5, 4 * 1.5)]] * 3, CPU)
     torch.testing.assert_close(around.boxes, made.boxes)
     torch.testing.assert_close(around.sizes, made.sizes)
     assert [(g.start, g.stride) for g in around.grids] == [(g.start, g.stride) for g in made.grids]
@@ -522,7 +522,7 @@ def test_free_anchor_is_refused_where_pairs_are_needed() -> None:
 
 def test_atss_on_anchors_by_a_slow_loop() -> None:
     """The k nearest anchors of every level and shape; positive from mean + deviation of their own overlaps on."""
-    config, shapes = Atss(topk=4), anchor_shapes(AnchorHead(base=3, scales=(1.0, 1.5), ratios=(1.0, 2.0)))
+    config, shapes = Atss(topk=4), anchor_shapes(AnchorHead(base=3, scales=(1.0, 1.5), ratios=(1.0, 2.0)), STRIDES)
     anchors = make_anchors([(96 // s, 128 // s) for s in STRIDES], STRIDES, shapes, CPU)
     truths = truths_of((20, 10, 44, 70), (70, 30, 118, 86), (6, 60, 22, 90))
     n = len(anchors.boxes)

@@ -1,4 +1,4 @@
-"""BiFPN: which map reaches which, the weighted sum by hand, and strides that agree with the maps."""
+"""Necks. BiFPN: which map reaches which, the weighted sum by hand, and strides that agree with the maps."""
 
 from __future__ import annotations
 
@@ -41,6 +41,24 @@ def test_maps_are_as_large_as_their_strides_say(repeats: int, extra: int) -> Non
 def test_strides_of_the_other_necks_do_not_grow() -> None:
     assert neck_strides(Fpn(), STRIDES) == neck_strides(Pan(), STRIDES) == STRIDES
     assert neck_strides(Fuse(), STRIDES) == (4,)
+
+
+@pytest.mark.parametrize("kind", [Fpn, Pan])
+@pytest.mark.parametrize("extra", [0, 1, 2])
+def test_extra_maps_of_pyramids(kind: type[Fpn] | type[Pan], extra: int) -> None:
+    """RetinaNet's P6 and P7: as large as their strides say, made from the map before, and all weights learn."""
+    config = kind(width=24, extra=extra)
+    assert neck_strides(config, STRIDES) == (4, 8, 16, 32, 64)[: 3 + extra]
+    neck = build_neck(config, CHANNELS, "group")
+    out = neck(maps_of((64, 128)))
+    assert [tuple(x.shape) for x in out] == [(2, 24, -(-64 // s), -(-128 // s)) for s in neck_strides(config, STRIDES)]
+    torch.manual_seed(0)
+    sum((x * torch.randn_like(x)).sum() for x in out).backward()
+    assert [n for n, p in neck.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    plainer = build_neck(kind(width=24), CHANNELS, "group")
+    plainer.load_state_dict(neck.state_dict(), strict=False)
+    for a, b in zip(plainer(maps_of((64, 128))), out, strict=False):
+        assert torch.equal(a, b)  # the maps that were there before do not change
 
 
 def test_one_layer_by_hand() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,8 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tercel import api, recipes
+from tercel.config import Evaluate
 from tercel.core.finding import TercelError
-from tercel.models.suppress import suppress
+from tercel.core.suppress import Method, survivors
+from tercel.data import synth, vehicles
+from tercel.models.suppress import select, suppress, suppression_findings
 
 
 def run(boxes: Any, scores: Any, labels: Any = None, **options: Any) -> list[int]:
@@ -162,3 +166,84 @@ def test_misuse(bad: float) -> None:
         run(good, [0.5], iou=1.5)
     with pytest.raises(TercelError, match="at least 1"):
         run(good, [0.5], max_detections=0)
+
+
+# -- the other ways ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_select_is_what_the_arrays_say(method: Method) -> None:
+    """Tensors in, tensors out: the same boxes and scores as `core.suppress.survivors` of the best candidates."""
+    for seed in range(3):
+        boxes, scores, labels = crowd(seed)
+        rng = np.random.default_rng(seed)
+        density = torch.tensor(rng.uniform(0, 1, len(boxes)), dtype=torch.float32)
+        proposal = torch.tensor(rng.integers(0, 60, len(boxes)))
+        settings = Evaluate(suppress=method, suppress_iou=0.4, score_floor=0.2, max_detections=20, max_candidates=100)
+        got = select(boxes, scores, labels, settings, density, proposal)
+        best = scores.argsort(descending=True, stable=True)[:100]
+        sides = [x[best].numpy() for x in (boxes, scores, labels, density, proposal)]
+        want = survivors(
+            method, sides[0], sides[1], 0.4, sides[2], sigma=0.5, floor=0.2, density=sides[3], proposal=sides[4]
+        )
+        assert got.keep.tolist() == best[want.keep[:20]].tolist()
+        assert got.scores.numpy() == pytest.approx(want.scores[:20], abs=1e-6)
+        assert got.boxes.numpy() == pytest.approx(want.boxes[:20], abs=1e-4)
+        assert got.cut
+
+
+class Said:
+    """A head that says what it predicts."""
+
+    def __init__(self, density: bool = False, sets: bool = False) -> None:
+        self.predicts_density, self.predicts_sets = density, sets
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_a_way_that_misses_its_branch_is_named(method: Method) -> None:
+    settings = Evaluate(suppress=method)
+    expected = {"adaptive": ["suppress.density"], "set": ["suppress.set"]}.get(method, [])
+    for head in (object(), Said()):
+        assert [f.check for f in suppression_findings(settings, head)] == expected
+    assert suppression_findings(settings, Said(density=True, sets=True)) == ()
+
+
+# -- from the command line --------------------------------------------------------------------------------------
+
+TINY = [
+    "data.size=64x96", "data.workers=0", "train.batch=4", "train.epochs=1", "train.precision=fp32", "train.threads=1",
+    "model.norm=group", "model.backbone.stem=8", "model.backbone.widths=8,8,8,8", "model.backbone.depths=0,0,0,0",
+    "model.neck.width=8", "model.head.width=8", "evaluate.resamples=0", "augment.close_epochs=0",
+    "evaluate.score_floor=0", "evaluate.suppress_iou=0.2", "evaluate.max_detections=100000",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", ["boxes", "oriented"])
+def test_every_way_from_the_command_line(recipe: str, tmp_path: Path, tercel: Any) -> None:
+    """crowd-18, crowd-34: each name runs in `tercel eval` and changes what is found; what a head lacks is said."""
+    if recipe == "boxes":
+        data = synth.make_boxes(tmp_path / "set", n=6, seed=5, size=(96, 128), splits={"train": 0.5, "val": 0.5})
+    else:
+        data = vehicles.make_vehicles(tmp_path / "set", n=6, seed=2, size=(96, 128), splits={"train": 0.5, "val": 0.5})
+    name = f"{'yolo' if recipe == 'boxes' else 'dota'}:{data}"
+    run_folder = api.train(recipes.get(recipe, TINY), f"{name}#train", f"{name}#val", out=tmp_path / "runs").path
+    scores: dict[str, list[float]] = {}
+    for method in get_args(Method):
+        out = tmp_path / method
+        said = tercel("eval", run_folder, "--set", f"evaluate.suppress={method}", "--out", out)
+        assert said.code == 0, said.err
+        lines = (out / "preds.jsonl").read_text().splitlines()[1:]
+        scores[method] = [s for line in lines for s in json.loads(line)["scores"]]
+        assert ("predicts no density" in said.out + said.err) == (method == "adaptive")
+        assert ("by sets is greedy here" in said.out + said.err) == (method == "set")
+    count = {method: len(s) for method, s in scores.items()}
+    assert 0 < count["greedy"] < count["none"]
+    assert count["set"] == count["greedy"] <= count["diou"] < count["none"]
+    assert count["greedy"] < count["soft_linear"] <= count["soft_gaussian"] == count["none"]  # scores fall; few to 0
+    sums = {method: sum(scores[method]) for method in ("none", "soft_linear", "soft_gaussian")}
+    assert len({round(s, 6) for s in sums.values()}) == 3
+    assert max(sums, key=lambda m: sums[m]) == "none"
+    assert count["fusion"] < count["none"]
+    wrong = tercel("eval", run_folder, "--set", "evaluate.suppress=gready")
+    assert wrong.code == 2
+    assert "did you mean greedy?" in wrong.err

@@ -1,6 +1,6 @@
 """A plausible run folder without training: drawn scenes, their truth, and predictions with every kind of error.
 
-Core types only, seeded. `python tests/report/fake_run.py FOLDER [oriented|keypoints]` writes one to look at.
+Core types only, seeded. `python tests/report/fake_run.py FOLDER [oriented|keypoints|crowd]` writes one to look at.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import numpy as np
 from tercel.config import Recipe, dump, override
 from tercel.core.files import write_json
 from tercel.core.finding import Finding, Score, Severity
-from tercel.core.geometry import box_iou, canonical_obb, obb_hull
+from tercel.core.geometry import box_area, box_iou, canonical_obb, obb_hull
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset, Frame, Record
 from tercel.core.schema import Schema
+from tercel.data.crowd_sprites import draw_street
+from tercel.data.crowds import draw_crowd
 from tercel.data.turtle_sprites import SCHEMA as TURTLE
 from tercel.data.turtle_sprites import draw_ground, draw_sprite
 from tercel.data.turtles import draw_turtles
@@ -133,6 +135,36 @@ def noisy_turtles(rng: np.random.Generator, truth: Objects, skill: float) -> Obj
     return Objects(SIZE, found.labels, boxes, points=points, visible=visible, scores=rng.beta(2 + 7 * skill, 2, n))
 
 
+def people(rng: np.random.Generator, classes: int) -> tuple[np.ndarray, Objects]:
+    """A street with people, half hidden by each other, and a few regions to ignore."""
+    drawn = draw_crowd(rng, draw_street(rng, SIZE, 60), 60, overlap=0.45, people=(4, 24))
+    boxes = np.array([p.full for p in drawn.people])
+    seen = np.array([p.visible or p.full for p in drawn.people])
+    share = box_area(seen) / np.maximum(box_area(boxes), 1e-9)
+    ignore = [p.ignore for p in drawn.people]
+    truth = Objects(SIZE, np.zeros(len(boxes), int), boxes, ignore, occlusion=np.clip(1 - share, 0, 1))
+    return drawn.image, truth
+
+
+def noisy_people(rng: np.random.Generator, truth: Objects, skill: float) -> Objects:
+    """As `noisy`; whoever is hidden is missed more often and less sure."""
+    hidden = np.zeros(len(truth)) if truth.occlusion is None else truth.occlusion
+    found = rng.random(len(truth)) < skill * (1 - 0.7 * hidden)
+    boxes, off = truth.boxes[found].astype(float), 1.2 - skill
+    side = (boxes[:, 2:] - boxes[:, :2])[:, [0, 1, 0, 1]]
+    boxes += rng.normal(0, 0.12 * off, boxes.shape) * side
+    scores = np.clip(rng.beta(2 + 7 * skill, 2, len(boxes)) * (1 - 0.5 * hidden[found]), 0.02, 0.99)
+    twice = rng.random(len(boxes)) < 0.25
+    copies = boxes[twice] + rng.normal(0, 0.12, (int(twice.sum()), 4)) * side[twice]
+    low = rng.uniform(0, 200, (int(rng.poisson(3)), 2))
+    every = np.concatenate([boxes, copies, np.concatenate([low, low + rng.uniform(10, 60, low.shape)], axis=1)])
+    every = np.concatenate([np.minimum(every[:, :2], every[:, 2:]), np.maximum(every[:, :2], every[:, 2:])], axis=1)
+    return Objects(
+        SIZE, np.zeros(len(every), int), every, scores=np.concatenate([scores, 0.6 * scores[twice],
+        rng.beta(1, 6, len(low))]),
+    )  # fmt: skip
+
+
 def _ordered(box: np.ndarray) -> np.ndarray:
     return np.concatenate([np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])])
 
@@ -150,11 +182,13 @@ def fake_run(
     metrics: dict[str, Any] | None = None,
     oriented: bool = False,
     keypoints: bool = False,
+    crowd: bool = False,
 ) -> tuple[Path, Dataset]:
     """Write pictures and a run; returns the run folder and the validation data.
 
     Args:
-        oriented: vehicles from above with oriented boxes and fronts, instead of discs. keypoints: turtles.
+        oriented: vehicles from above with oriented boxes and fronts, instead of discs. keypoints: turtles. crowd: a
+            street with people.
         metrics: content of metrics.json; None = that of tercel.metrics on the predictions.
     """
     rng = np.random.default_rng(seed)
@@ -162,6 +196,8 @@ def fake_run(
     classes = VEHICLES if oriented else classes
     if keypoints:
         task, scene_of, found_of, classes = "keypoints", turtles, noisy_turtles, TURTLE.classes
+    if crowd:
+        task, scene_of, found_of, classes = "crowd", people, noisy_people, ("person",)
     run = folder / "runs" / "fake"
     images = folder / "pictures"
     images.mkdir(parents=True)
@@ -179,7 +215,7 @@ def fake_run(
     data = Dataset(schema, tuple(records), source=str(images))
     recipe = override(Recipe(name=task, task=task), [f"train.epochs={epochs}", "train.lr=0.004", "augment.mosaic=0.3"])
     run.mkdir(parents=True)
-    steps = _log(run, rng, epochs, status)
+    steps = _log(run, rng, epochs, status, task)
     for epoch in range(5, epochs + 1, 5):
         for k, r in enumerate(records[:3]):
             drawn = draw_sample(pixels[r.id], r.objects, found_of(rng, r.objects, min(0.95, epoch / epochs)), schema)
@@ -226,12 +262,12 @@ def fake_run(
         },
     )
     if status == "finished":
-        content = measured(data, preds) if metrics is None else metrics
+        content = measured(data, preds, task) if metrics is None else metrics
         write_json(run / "metrics.json", content)
     return run, data
 
 
-def _log(run: Path, rng: np.random.Generator, epochs: int, status: str) -> int:
+def _log(run: Path, rng: np.random.Generator, epochs: int, status: str, task: str = "") -> int:
     lines: list[dict[str, Any]] = []
     step, per = 0, 18
     for epoch in range(1, epochs + 1):
@@ -255,6 +291,8 @@ def _log(run: Path, rng: np.random.Generator, epochs: int, status: str) -> int:
                 Score(n, min(v, 1), 400, v - 0.03, min(v + 0.028, 1), {})
                 for n, v in (("AP", ap), ("AP50", ap * 1.38), ("AP75", ap * 1.05))
             ]
+            if task == "crowd":
+                scores += [Score(n, v, 400, v - 0.03, v + 0.03) for n, v in (("MR-2", 1.1 - ap), ("JI", ap * 1.2))]
             lines.append(
                 {"kind": "eval", "epoch": epoch, "step": step, "seconds": 2.0, "scores": [s.to_json() for s in scores]}
             )
@@ -266,15 +304,18 @@ def _log(run: Path, rng: np.random.Generator, epochs: int, status: str) -> int:
 _TERMS = {"box": 2.1, "class": 1.4, "dfl": 1.2}
 
 
-def measured(data: Dataset, preds: list[Objects]) -> dict[str, Any]:
+def measured(data: Dataset, preds: list[Objects], task: str = "") -> dict[str, Any]:
     """metrics.json as the evaluation writes it."""
     from tercel.metrics.ap import judge_boxes
+    from tercel.metrics.crowd import judge_crowd
     from tercel.metrics.keypoints import judge_keypoints
 
     truth, ids = [r.objects for r in data.records], [r.id for r in data.records]
     kind = "oriented" if any(t.obbs is not None for t in truth) else "boxes"
     if data.schema.keypoints:
         report = judge_keypoints(truth, preds, data.schema, ids=ids).to_json()
+    elif task == "crowd":
+        report = judge_crowd(truth, preds, data.schema.classes, ids=ids, max_detections=300).to_json()
     else:
         report = judge_boxes(truth, preds, data.schema.classes, ids=ids, geometry=kind).to_json()
     return {"checkpoint": "best", "scores": report["scores"], "report": report, "findings": [], "conditions": {}}

@@ -3,7 +3,9 @@
 Each module has: NAME; LOOKS_LIKE (what `matches` looks for, in words); `matches(path) -> bool`, by content;
 `splits(path) -> list[str]`; `read(path, split, options) -> Dataset`; `write(dataset, out, *, split, pictures) ->
 list[Path]`, which never touches a file that exists; HOLDS_IGNORE = False where ignored objects have no place; and TASK:
-"boxes", "oriented" boxes or "keypoints" in still pictures, or "ball" in rallies of video.
+"boxes", "oriented" boxes or "keypoints" in still pictures, or "ball" in rallies of video. It may have HOLDS_CLASSES =
+False where all objects are of one class, which no file names, CLASSES where it knows these classes and no others, and
+HOLDS_BOXES = False where boxes are hulls of points.
 """
 
 from __future__ import annotations
@@ -15,18 +17,25 @@ from typing import Literal, Protocol, cast
 from tercel.core.record import Dataset
 from tercel.data.formats import (
     aerial,
+    citypersons,
     coco,
+    deeplabcut,
+    deepposekit,
     dota,
     dronevehicle,
+    ecp,
     hit_uav,
+    odgt,
     odm,
     openttgames,
+    points_json,
     rolabelimg,
     sequence,
     tracknet,
     vedai,
     vehicle_markers,
     voc,
+    widerperson,
     yolo,
     yolo_obb,
     yolo_pose,
@@ -55,11 +64,18 @@ FORMATS: Mapping[str, Format] = {
         coco,
         yolo,
         odm,
+        odgt,
+        ecp,
+        citypersons,
+        widerperson,
         hit_uav,
         rolabelimg,
         dota,
         yolo_obb,
         yolo_pose,
+        deepposekit,
+        deeplabcut,
+        points_json,
         aerial,
         dronevehicle,
         vedai,

@@ -4,7 +4,8 @@ A record's id is `str(image id)`; results files name pictures by that id. Sparse
 the order of the ids, the table is kept in `Schema.category_ids` and written back. `iscrowd` is `ignore`. `area` (COCO:
 that of the mask) is kept where it is not the box's. Masks are not read. Where annotations have an `obb` or `corners`
 (tercel.data.formats.obb_json), these are oriented boxes; where they or the categories have `keypoints`, named points
-(tercel.data.formats.coco_points).
+(tercel.data.formats.coco_points). `vis_ratio` (CityPersons as COCO: the visible share) becomes `occlusion`. Boxes are
+cut at the picture, unless `info` says `"amodal": true`: boxes of whole bodies, which may reach beyond it.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from numpy.typing import NDArray
 
 from tercel.core.files import read_json, write_atomic
 from tercel.core.finding import Ledger, Severity, TercelError
-from tercel.core.geometry import box_area
+from tercel.core.geometry import box_area, clip_boxes
 from tercel.core.record import Dataset, Record
 from tercel.core.schema import Schema
-from tercel.data.formats import coco_points, common, obb_json, skeletons, target
+from tercel.data.formats import coco_points, common, obb_json, persons, skeletons, target
 from tercel.data.formats.common import Options, Picture, Rows
 
 NAME = "coco"
@@ -69,6 +70,8 @@ def read(path: Path, split: str | None = None, options: Options | None = None) -
     rows = _rows(file, data["annotations"], pictures, classes, ledger, len(schema.keypoints))
     pictures, index = common.check_pictures(pictures, ledger, options, str(file))
     rows.picture = index[rows.picture]
+    info = data.get("info")
+    rows.beyond = isinstance(info, dict) and info.get("amodal") is True
     return common.assemble(pictures, rows, schema, ledger, options=options, source=str(file))
 
 
@@ -104,7 +107,8 @@ def to_json(dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
         xyxy = r.objects.boxes.astype(np.float64)
         xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1).tolist()
         o = r.objects
-        more = [a | b for a, b in zip(obb_json.keys_of(o), coco_points.annotation_keys(o), strict=True)]
+        keys = zip(obb_json.keys_of(o), coco_points.annotation_keys(o), persons.ratio_keys(o), strict=True)
+        more = [a | b | c for a, b, c in keys]
         for label, box, area, ignore, others in zip(o.labels.tolist(), xywh, o.areas.tolist(), o.ignore.tolist(), more):
             annotations.append(
                 {
@@ -117,7 +121,7 @@ def to_json(dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
                 }
                 | others
             )
-    return {
+    return _info(dataset.records) | {
         "images": [
             {"id": i, "file_name": n, "height": r.size[0], "width": r.size[1]}
             for i, n, r in zip(ids, names, dataset.records)
@@ -127,6 +131,13 @@ def to_json(dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
             {"id": i, "name": c} | coco_points.category_keys(schema) for i, c in zip(categories, schema.classes)
         ],
     }
+
+
+def _info(records: Sequence[Record]) -> dict[str, Any]:
+    """`info`, where boxes reach beyond their picture and are to stay so."""
+    upright = (r for r in records if r.objects.obbs is None)
+    beyond = any((clip_boxes(r.objects.boxes, r.size) != r.objects.boxes).any() for r in upright)
+    return {"info": {"amodal": True}} if beyond else {}
 
 
 def image_ids(records: Sequence[Record]) -> list[int]:
@@ -187,7 +198,7 @@ def _choose(path: Path, split: str | None) -> tuple[Path, str]:
     return files[split], split
 
 
-def _sections(file: Path) -> dict[str, list[dict[str, Any]]]:
+def _sections(file: Path) -> dict[str, Any]:
     data = read_json(file)
     if not isinstance(data, dict):
         raise TercelError(
@@ -339,6 +350,7 @@ def _rows(
         own = box_area(boxes.astype(np.float32)) if obbs is None else (obbs[:, 2] * obbs[:, 3]).astype(np.float32)
     area = np.where(known, area, own)
     points, visible = coco_points.read_points(annotations, k, where, ledger) if k else (None, None)
+    share, told = persons.from_ratios([a.get("vis_ratio") for a in annotations])
     differs = bool((area.astype(np.float32) != own)[np.isfinite(boxes).all(1)].any())
     return Rows(
         picture,
@@ -353,6 +365,7 @@ def _rows(
         headed=headed,
         points=points,
         visible=visible,
+        occlusion=persons.told(share, told, ignore, where, ledger),
     )
 
 

@@ -23,7 +23,6 @@ from tercel.core.finding import Ledger, Severity, TercelError
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset, Frame, Record
 from tercel.core.schema import Schema
-from tercel.core.skeleton import DEFAULT_SIGMA
 from tercel.data.formats.rows import LOSSES, judge
 from tercel.data.formats.rows import Rows as Rows  # noqa: PLC0414  # readers import it from here
 from tercel.data.images import SUFFIXES, check_whole, picture_header
@@ -172,6 +171,19 @@ def unknown_split(what: str, split: str, known: Sequence[str]) -> TercelError:
     return TercelError(f"{what} has no split {split!r}", f"{hint}it has {', '.join(known)}")
 
 
+def one_class(options: Options, name: str, source: str) -> tuple[str, ...]:
+    """The class of a format that tells none: `name`, or the one that was asked for.
+
+    Raises:
+        TercelError: several were asked for.
+    """
+    classes = options.classes or (name,)
+    if len(classes) != 1:
+        what = f"{source} tells no classes: all are {name!r}, and {list(classes)} were expected"
+        raise TercelError(what, "convert the labels to coco or yolo_pose and name the classes there")
+    return classes
+
+
 def unknown_class(where: str, name: object, classes: Sequence[str]) -> TercelError:
     near = difflib.get_close_matches(str(name), classes, n=1)
     shown = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
@@ -294,7 +306,7 @@ def assemble(
         TercelError: more than `max_drop` of all rows lost, an id that occurs twice, a class name that no file can hold,
             rows with another number of points than the schema has names.
     """
-    _check_points(rows, schema, ledger, source)
+    _check_points(rows, schema, source)
     for name in schema.classes:
         if not name.strip() or any(c < " " or "\ud800" <= c <= "\udfff" for c in name):
             what = "is empty, or holds a control character or half a character"
@@ -322,14 +334,11 @@ def assemble(
     return Dataset(schema, tuple(records), ledger.findings(), source)
 
 
-def _check_points(rows: Rows, schema: Schema, ledger: Ledger, source: str) -> None:
+def _check_points(rows: Rows, schema: Schema, source: str) -> None:
     k = 0 if rows.points is None else rows.points.shape[1]
     if k != len(schema.keypoints):
         names = f"the skeleton names {len(schema.keypoints)}: {', '.join(schema.keypoints) or 'none'}"
         raise TercelError(f"{source}: {k} points per object, but {names}", "name every point, in the order of the file")
-    if k and not schema.sigmas:
-        message = f"no OKS sigmas are given: {DEFAULT_SIGMA:g} is taken for each of {k} points"
-        ledger.add("labels.no_sigmas", Severity.INFO, message, source)
 
 
 def _say_ignored(rows: Rows, ledger: Ledger) -> None:
@@ -359,6 +368,8 @@ def _records(pictures: Sequence[Picture], rows: Rows) -> list[Record]:
     }
     if rows.area is not None:
         columns["area"] = rows.area.astype(np.float32)
+    if rows.occlusion is not None:
+        columns["occlusion"] = rows.occlusion.astype(np.float32)
     if rows.obbs is not None:
         columns["obbs"] = rows.obbs.astype(np.float32)
     if rows.points is not None and rows.visible is not None:

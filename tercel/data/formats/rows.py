@@ -38,6 +38,8 @@ class Rows:
         points: f64 [N,K,2] x y in px, or None. Where the file has no boxes, `boxes` is the hull of the labelled points
             (tercel.core.geometry.points_hull).
         visible: u8 [N,K], 0 absent, 1 hidden, 2 visible; required with points. Never derived from a coordinate.
+        occlusion: f64 [N] in 0..1, the share of the object that is hidden, or None.
+        beyond: boxes may reach beyond their picture (whole bodies, estimated) and are not cut at its border.
     """
 
     picture: NDArray[np.int64]
@@ -52,6 +54,8 @@ class Rows:
     headed: NDArray[np.bool_] | None = None
     points: NDArray[np.float64] | None = None
     visible: NDArray[np.uint8] | None = None
+    occlusion: NDArray[np.float64] | None = None
+    beyond: bool = False
 
     def take(self, keep: NDArray[np.bool_]) -> Rows:
         index, where = np.flatnonzero(keep), self.where
@@ -68,7 +72,19 @@ class Rows:
             headed=None if self.headed is None else self.headed[keep],
             points=None if self.points is None else self.points[keep],
             visible=None if self.visible is None else self.visible[keep],
+            occlusion=None if self.occlusion is None else self.occlusion[keep],
         )
+
+
+def rows_of_points(
+    picture: NDArray[np.int64], points: NDArray[np.float64], visible: NDArray[np.uint8], where: Callable[[int], str]
+) -> Rows:
+    """Rows of one class whose box is the hull of their labelled points; see `Rows` for the columns."""
+    n = len(picture)
+    finite: NDArray[np.bool_] = np.isfinite(points).all(axis=-1)  # what is not is no point, and `judge` counts it
+    boxes: NDArray[Any] = points_hull(np.where(finite[..., None], points, 0.0), np.where(finite, visible, 0))
+    labels, ignore = np.zeros(n, np.int64), np.zeros(n, np.bool_)
+    return Rows(picture, labels, boxes, where, ignore, points=points, visible=visible)
 
 
 LOSSES = {
@@ -117,9 +133,13 @@ def _judge_boxes(rows: Rows, sizes: NDArray[np.float64], ledger: Ledger, as_writ
     cut = _cut(rows.boxes, sizes[rows.picture])
     empty = _flat(cut)
     rows, cut = _leave(rows, empty, ledger, *_OUTSIDE), cut[~empty]
+    sticks_out = (np.abs(cut - rows.boxes) > ROUNDING).any(axis=1)
+    if rows.beyond:
+        message = "boxes of whole bodies that reach beyond their picture were kept whole"
+        _count(sticks_out, rows, ledger, "labels.beyond", message, Severity.INFO)
+        return rows
     message = "boxes that reach beyond their picture were cut at its border"
-    for i in np.flatnonzero((np.abs(cut - rows.boxes) > ROUNDING).any(axis=1)).tolist():
-        ledger.add("labels.clipped", Severity.WARNING, message, rows.where(i))
+    _count(sticks_out, rows, ledger, "labels.clipped", message)
     rows.boxes = cut
     return rows
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tercel.core.finding import Ledger, Severity, TercelError
 from tercel.core.schema import Schema
-from tercel.core.skeleton import infer_flip_pairs
+from tercel.core.skeleton import check_involution, edges_from_parents, infer_flip_pairs
 
 _PAIRS = 'a pair is two names, for example ["left_eye", "right_eye"]'
 
@@ -47,6 +47,43 @@ def parse(
         return Schema((), points, given, _pairs(edges or [], "edges", where), _sigmas(sigmas or [], len(points), where))
     except TercelError as e:
         raise TercelError(e.message if e.message.startswith(where) else f"{where}: {e.message}", e.remedy) from e
+
+
+def of_table(
+    names: Sequence[str], parents: Sequence[str], swaps: Sequence[str], where: Callable[[int], str], ledger: Ledger
+) -> Schema:
+    """The skeleton of a table with the parent and the mirror partner of each of K points; "" = none.
+
+    Partners that do not name each other are mended from the names where these say the pair, which a finding tells.
+
+    Args:
+        where: "file:line" of row i, for messages.
+
+    Raises:
+        TercelError: a name that is empty or occurs twice, a parent that is no point, points that are their own
+            ancestors, partners that do not name each other and that the names do not mend.
+    """
+    for i, name in enumerate(names):
+        if not name.strip() or name in names[:i]:
+            what = f"the name {name!r} occurs twice" if name.strip() else "a point has no name"
+            raise TercelError(f"{where(i)}: {what}", "give every point its own name")
+    edges = edges_from_parents(names, parents, where)
+    found = check_involution(names, swaps)
+    healed = {n for pair in found.mended for n in pair}
+    for i in found.faults:
+        partner = swaps[i]
+        back = swaps[names.index(partner)] if partner in names else None
+        what = f"the mirror partner of {names[i]!r} is {partner!r}, "
+        what += "which is no point" if back is None else f"but that one's is {back!r}" if back else "which has none"
+        if names[i] not in healed:
+            remedy = "partners name each other: correct the table; a point on the axis has no partner"
+            raise TercelError(f"{where(i)}: {what}", remedy)
+        pair = next(p for p in found.mended if names[i] in p)
+        if partner in pair:
+            continue  # the other row is the wrong one
+        message = f"{what}: {pair[0]} and {pair[1]} were paired by their names; correct the table"
+        ledger.add("labels.flip_pairs", Severity.WARNING, message, where(i))
+    return Schema((), tuple(names), found.pairs, edges)
 
 
 def unnamed(k: int, where: str, ledger: Ledger) -> list[str]:

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from tercel.core.finding import TercelError
 from tercel.core.record import Frame, Record
 from tercel.data.formats import common
-
-STORES = (".h5", ".hdf5")  # files that hold many still pictures
+from tercel.data.stored import is_store, read_stored
 
 
 def still_picture(record: Record) -> Path:
@@ -25,7 +24,7 @@ def still_picture(record: Record) -> Path:
         TercelError: a clip or a video frame (picture formats hold stills only), or an id that is no file name.
     """
     first = record.frames[0]
-    if len(record.frames) == 1 and first.index >= 0 and first.path.suffix.lower() in STORES:
+    if len(record.frames) == 1 and first.index >= 0 and is_store(first.path):
         return first.path / f"{first.index:06d}.png"
     if len(record.frames) != 1 or first.index >= 0:
         raise TercelError(
@@ -82,6 +81,21 @@ def named_points(record: Record, names: Sequence[str]) -> tuple[NDArray[np.float
     return np.where((visible > 0)[..., None], o.points.astype(np.float64), 0.0), visible
 
 
+def labelled_points(record: Record, names: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """As `named_points`, of the objects that are not ignored, for formats that hold nothing of an animal but points.
+
+    Raises:
+        TercelError: as `named_points`; an animal without a labelled point, which would be lost.
+    """
+    points, visible = named_points(record, names)
+    keep = ~record.objects.ignore
+    points, visible = points[keep], visible[keep]
+    if not (visible > 0).any(axis=1).all():
+        what = f"record {record.id!r} ({record.source}) has an animal without a labelled point"
+        raise TercelError(what, "this format holds points alone: write it as coco, yolo_pose or points_json")
+    return points, visible
+
+
 def refuse_existing(paths: Iterable[Path]) -> None:
     """
     Raises:
@@ -115,7 +129,7 @@ def place_picture(source: Path, target: Path) -> None:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if source.parent.suffix.lower() in STORES and source.parent.is_file():
+        if is_store(source.parent) and source.parent.is_file():
             _write_stored(source, target)
             return
         real = source.resolve(strict=True)
@@ -144,9 +158,7 @@ def _write_stored(source: Path, target: Path) -> None:
     """A picture within an HDF5 file (see `still_picture`) as a PNG file."""
     from PIL import Image
 
-    from tercel.data.video import read_frame
-
-    pixels = read_frame(Frame(source.parent, int(source.stem)))
+    pixels = read_stored(Frame(source.parent, int(source.stem)))
     if os.path.lexists(target):
         raise FileExistsError(target)
     part = target.with_name(f".{target.name}.part")

@@ -27,6 +27,7 @@ from tercel.models.heads.common import Head
 from tercel.models.heads.keypoint_heatmap import PointMaps
 from tercel.models.heads.keypoints import DenseKeypoints
 from tercel.models.heads.oriented import DenseOriented
+from tercel.models.heads.pairs import PairedBoxes
 
 
 def build_head(
@@ -44,7 +45,8 @@ def build_head(
         TercelError: a ball among several classes, or what the head itself refuses.
     """
     if isinstance(config, BoxHead):
-        return DenseBoxes(config, len(schema.classes), tuple(strides))
+        boxes = PairedBoxes if config.pairs else DenseBoxes
+        return boxes(config, len(schema.classes), tuple(strides))
     if isinstance(config, AnchorHead):
         return AnchorBoxes(config, len(schema.classes), tuple(strides))
     if isinstance(config, OrientedHead):

@@ -1,7 +1,11 @@
 """Dense boxes from anchors (RetinaNet, Lin et al. 2017; EfficientDet, Tan et al. 2020): class logits and deltas.
 
-Per cell of every map there is one anchor for each shape, scales x ratios. Both towers are shared by all maps; batch
-norm keeps its numbers for each map, since the statistics of the maps differ (EfficientDet), group norm is shared too.
+Per cell of every map there is one anchor for each shape: scales x ratios, or the map's own sizes. Both towers are
+shared by all maps; batch norm keeps its numbers for each map, since the statistics of the maps differ (EfficientDet),
+group norm is shared too.
+
+YOLOv3's way (Redmon and Farhadi 2018) is the coder `cell`, which cannot leave the cell that holds a truth's centre, and
+`objectness`, which says whether there is an object; the classes then say which one, and learn from positives alone.
 
 Shape legend: B pictures, A anchors (level by level, shape by shape, row by row), C classes, S shapes per cell, M truths
 of the batch, P positive (picture, anchor) pairs, 4 = (x1, y1, x2, y2) in px, or the deltas of (x, y, width, height).
@@ -28,7 +32,7 @@ from tercel.models.free_anchor import NEAR, Bags, bags_of, free_anchor_loss, lik
 from tercel.models.heads.common import SURE, Loss, prior_bias
 from tercel.models.heads.upright import NOBODY, BoxTargets, counted, decode_boxes, encode_boxes
 from tercel.models.layers import init_weights, make_norm
-from tercel.models.losses import box_iou_pairs, focal, smooth_l1
+from tercel.models.losses import bce, box_iou_pairs, focal, smooth_l1
 
 GROWTH = math.log(1000 / 16)  # decoding stops here, as in Detectron: a wild output must not become an infinite box
 SMALLEST = 1e-3  # px: sides below count as this long, so that their logarithm is finite
@@ -41,12 +45,28 @@ class AnchorRaw(NamedTuple):
     deltas: Tensor  # [B,A,4]
     anchors: Anchors
     size: tuple[int, int]  # network input (H, W)
+    objectness: Tensor | None = None  # [B,A] logits; None without that branch
 
 
-def anchor_shapes(config: AnchorHead) -> list[tuple[float, float]]:
-    """(width, height) in strides, S of them: area (base scale)^2, height / width the ratio; all ratios of a scale."""
-    sides = [config.base * scale for scale in config.scales]
-    return [(side / math.sqrt(ratio), side * math.sqrt(ratio)) for side in sides for ratio in config.ratios]
+def anchor_shapes(config: AnchorHead, strides: Sequence[int]) -> list[list[tuple[float, float]]]:
+    """Per level S times (width, height) in strides: its share of `sizes`, or area (base scale)^2 and height / width the
+    ratio, all ratios of a scale.
+
+    Raises:
+        TercelError: sizes that cannot be shared out evenly, or are not above 0.
+    """
+    if not config.sizes:
+        sides = [config.base * scale for scale in config.scales]
+        shapes = [(side / math.sqrt(ratio), side * math.sqrt(ratio)) for side in sides for ratio in config.ratios]
+        return [shapes] * len(strides)
+    each, rest = divmod(len(config.sizes), 2 * len(strides))
+    if rest or min(config.sizes) <= 0:
+        raise TercelError(
+            f"model.head.sizes has {len(config.sizes)} numbers for {len(strides)} maps",
+            "give w1,h1,w2,h2,... in px above 0, as many for each map, those of the finest map first",
+        )
+    pairs = list(zip(config.sizes[::2], config.sizes[1::2], strict=True))
+    return [[(w / s, h / s) for w, h in pairs[i * each : (i + 1) * each]] for i, s in enumerate(strides)]
 
 
 def deltas_of(boxes: Tensor, anchors: Tensor) -> Tensor:
@@ -74,25 +94,29 @@ class AnchorNet(nn.Module):
         self, config: AnchorHead, classes: int, width: int, strides: Sequence[int], model: ModelConfig
     ) -> None:
         super().__init__()
-        self.strides, self.classes, self.shapes = tuple(strides), classes, anchor_shapes(config)
-        s = len(self.shapes)
-        self.class_tower = _Tower(config, width, s * classes, len(strides), model)
-        self.delta_tower = _Tower(config, width, s * 4, len(strides), model)
-        nn.init.constant_(self.class_tower.bias, prior_bias(config.prior))
+        self.strides, self.shapes = tuple(strides), anchor_shapes(config, strides)
+        self.objectness, self.each = config.objectness, len(self.shapes[0])
+        channels = classes + config.objectness
+        self.class_tower = _Tower(config, width, self.each * channels, len(strides), model)
+        self.delta_tower = _Tower(config, width, self.each * 4, len(strides), model)
+        start = torch.full((self.each, channels), prior_bias(config.prior))
+        if config.objectness:
+            start[:, :-1] = 0  # of an object any class is as likely as not
+        self.class_tower.bias.data.copy_(start.flatten())
 
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> AnchorRaw:
-        logits, deltas = [], []
-        for level, x in enumerate(maps):
-            logits.append(self._flat(self.class_tower(x, level), self.classes))
-            deltas.append(self._flat(self.delta_tower(x, level), 4))
+        said = torch.cat([self._flat(self.class_tower(x, level)) for level, x in enumerate(maps)], 1).float()
+        deltas = torch.cat([self._flat(self.delta_tower(x, level)) for level, x in enumerate(maps)], 1).float()
         sizes = [(m.shape[-2], m.shape[-1]) for m in maps]
         anchors = make_anchors(sizes, self.strides, self.shapes, maps[0].device)
-        return AnchorRaw(torch.cat(logits, 1).float(), torch.cat(deltas, 1).float(), anchors, size)
+        if self.objectness:
+            return AnchorRaw(said[..., :-1], deltas, anchors, size, said[..., -1])
+        return AnchorRaw(said, deltas, anchors, size)
 
-    def _flat(self, x: Tensor, channels: int) -> Tensor:
+    def _flat(self, x: Tensor) -> Tensor:
         """[B,S*N,H,W] -> [B,S*H*W,N]."""
-        b, _, h, w = x.shape
-        return x.view(b, len(self.shapes), channels, h, w).permute(0, 1, 3, 4, 2).flatten(1, 3)
+        shapes: Tensor = x.unflatten(1, (self.each, -1))
+        return shapes.permute(0, 1, 3, 4, 2).flatten(1, 3)
 
 
 class _Tower(nn.Module):
@@ -138,7 +162,8 @@ class AnchorBoxes:
     """encode, loss, decode, ideal of the anchor head; `net` builds its forward.
 
     Raises:
-        TercelError: an assigner with a shape of its own, which anchors would not heed.
+        TercelError: an assigner with a shape of its own, which anchors would not heed; the coder `cell` with another
+            assigner than MaxIou; objectness with FreeAnchor.
     """
 
     def __init__(self, config: AnchorHead, classes: int, strides: tuple[int, ...]) -> None:
@@ -149,6 +174,13 @@ class AnchorBoxes:
                 f"{type(c).__name__}: side and ratio are those of boxes around points, and this head has anchors",
                 "set model.head.base, scales and ratios instead",
             )
+        if config.coder == "cell" and not isinstance(c, MaxIou):
+            raise TercelError(
+                f"the coder `cell` needs anchors in the cell of a truth's centre, and {type(c).__name__} takes others",
+                "set model.head.assigner=MaxIou, or model.head.coder=delta",
+            )
+        if config.objectness and isinstance(c, FreeAnchor):
+            raise TercelError("FreeAnchor's loss has no objectness", "set model.head.objectness=false")
 
     def net(self, width: int, model: ModelConfig) -> AnchorNet:
         return AnchorNet(self.config, self.classes, width, self.strides, model)
@@ -159,7 +191,19 @@ class AnchorBoxes:
 
     def boxes(self, raw: AnchorRaw) -> Tensor:
         """Predicted boxes [B,A,4] px, x1 y1 x2 y2."""
-        return boxes_of(raw.deltas, raw.anchors.boxes)
+        return boxes_of(self.deltas(raw), raw.anchors.boxes)
+
+    def deltas(self, raw: AnchorRaw) -> Tensor:
+        """How anchors move and grow [B,A,4]. With `cell` the centre goes to (sigmoid(x), sigmoid(y)) of its cell."""
+        if self.config.coder == "delta":
+            return raw.deltas
+        return torch.cat([(raw.deltas[..., :2].sigmoid() - 0.5) * _cells(raw.anchors), raw.deltas[..., 2:]], -1)
+
+    def scores(self, raw: AnchorRaw) -> Tensor:
+        """Probabilities [B,A,C]: of the class, times that of an object."""
+        if raw.objectness is None:
+            return raw.logits.sigmoid()
+        return raw.logits.sigmoid() * raw.objectness.sigmoid()[..., None]
 
     def assign(self, raw: AnchorRaw, boxes: Tensor, targets: BoxTargets) -> Assignment:
         """Which anchors answer for which truths, `quality` being the IoU of anchor and truth.
@@ -168,20 +212,21 @@ class AnchorBoxes:
         """
         c, truths = self.config.assigner, targets.truths
         if isinstance(c, MaxIou):
-            return assign_by_iou(c, raw.anchors, truths, targets.batch)
+            return assign_by_iou(c, raw.anchors, truths, targets.batch, self.config.coder == "cell")
         if isinstance(c, FreeAnchor):
             with torch.no_grad():
                 bags = bags_of(c, raw.anchors, truths)
                 likely = likelihoods(c, raw.logits, self.place(raw, bags, targets), bags, truths)
                 return likeliest(likely, bags, len(raw.anchors.boxes))
-        a = assign(c, raw.logits.detach().sigmoid(), boxes.detach(), raw.anchors, truths)
+        a = assign(c, self.scores(raw).detach(), boxes.detach(), raw.anchors, truths)
         return a._replace(quality=box_iou_pairs(raw.anchors.boxes[a.prior], truths.boxes[a.truth]))
 
     def loss(self, raw: AnchorRaw, targets: BoxTargets) -> Loss:
         """Sums of the focal loss over all anchors that are asked, and of smooth L1 of the deltas over the positives.
 
-        Both are normalised by the number of positives. A positive's class target is 1 whatever its overlap. Of
-        FreeAnchor see `bag_loss`.
+        With objectness the focal loss is the objectness's, and the classes have BCE over the positives. All are
+        normalised by the number of positives. A positive's target is 1 whatever its overlap. Of FreeAnchor see
+        `bag_loss`.
         """
         c, truths, boxes = self.config, targets.truths, self.boxes(raw).detach()
         if isinstance(c.assigner, FreeAnchor):
@@ -193,10 +238,13 @@ class AnchorBoxes:
         if a.between is not None:
             asked = asked * ~a.between
         wanted = deltas_of(truths.boxes[a.truth], raw.anchors.boxes[a.prior])
-        sums = {
-            "class": c.class_gain * (focal(raw.logits, yes, c.alpha, c.gamma).sum(-1) * asked).sum(),
-            "box": c.box_gain * smooth_l1(raw.deltas[a.image, a.prior], wanted, c.beta).sum(),
-        }
+        sums = {"box": c.box_gain * smooth_l1(self.deltas(raw)[a.image, a.prior], wanted, c.beta).sum()}
+        if raw.objectness is None:
+            sums["class"] = c.class_gain * (focal(raw.logits, yes, c.alpha, c.gamma).sum(-1) * asked).sum()
+        else:
+            some = focal(raw.objectness, yes.amax(-1), c.alpha, c.gamma)
+            sums["object"] = c.class_gain * (some * asked).sum()
+            sums["class"] = c.class_gain * bce(raw.logits[a.image, a.prior], yes[a.image, a.prior]).sum()
         facts = {
             "truths": float(len(truths.labels)),
             "positives": float(len(a.prior)),
@@ -230,13 +278,14 @@ class AnchorBoxes:
     def decode(self, raw: AnchorRaw, settings: Evaluate) -> tuple[list[Objects], list[bool]]:
         """Detections on the network canvas per picture, best first, and whether a cap was reached."""
         with torch.no_grad():
-            return decode_boxes(raw.logits.sigmoid(), self.boxes(raw), raw.size, settings)
+            return decode_boxes(self.scores(raw), self.boxes(raw), raw.size, settings)
 
     @torch.no_grad()
     def ideal(self, targets: BoxTargets, size: tuple[int, int]) -> AnchorRaw:
         """The perfect output: every positive anchor says its truth, each truth's best one the most surely."""
         maps = [(size[0] // s, size[1] // s) for s in self.strides]
-        anchors = make_anchors(maps, self.strides, anchor_shapes(self.config), torch.device("cpu"))
+        shapes = anchor_shapes(self.config, self.strides)
+        anchors = make_anchors(maps, self.strides, shapes, torch.device("cpu"))
         truths, shape = targets.truths, (targets.batch, len(anchors.boxes))
         logits, deltas = torch.full((*shape, self.classes), -SURE), torch.zeros(*shape, 4)
         if isinstance(self.config.assigner, FreeAnchor):  # each truth on an anchor of its own, and none besides
@@ -248,4 +297,11 @@ class AnchorBoxes:
         first = torch.tensor(list(best.values()), dtype=torch.long)
         logits[a.image[first], a.prior[first], truths.labels[a.truth[first]]] = SURE
         deltas[a.image, a.prior] = deltas_of(truths.boxes[a.truth], anchors.boxes[a.prior])
-        return AnchorRaw(logits, deltas, anchors, size)
+        if self.config.coder == "cell":
+            deltas[..., :2] = (deltas[..., :2] / _cells(anchors) + 0.5).logit(eps=1e-6)
+        return AnchorRaw(logits, deltas, anchors, size, logits.amax(-1) if self.config.objectness else None)
+
+
+def _cells(anchors: Anchors) -> Tensor:
+    """How many anchor widths and heights a cell has, f32 [A,2]."""
+    return anchors.priors.strides[:, None] / (anchors.boxes[:, 2:] - anchors.boxes[:, :2])

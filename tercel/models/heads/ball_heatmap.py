@@ -147,15 +147,26 @@ class Heatmap:
     def neighbours(self, targets: BallTargets, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """The 3x3 cells around each ball, as far as they are on the map: ball i64 [R], column and row i64 [R,2], share.
 
-        The share f32 [R] is one over the number of a ball's cells, so that each ball weighs 1.
+        The share f32 [R] is one over the number of a ball's cells, so that each ball weighs 1. A cell beside two balls
+        of a frame is the nearer one's.
         """
         step = torch.tensor([[x, y] for y in (-1, 0, 1) for x in (-1, 0, 1)], device=targets.points.device)
         at = self.cells(targets.points, shape)[:, None] + step  # [M,9,2]
         far = torch.tensor([shape[1], shape[0]], device=at.device)
         inside = ((at >= 0) & (at < far)).all(-1)
         inside &= targets.counted[targets.window, targets.slot][:, None]
+        if targets.twin.any():
+            inside &= self._nearest(targets, at, inside)
         ball, k = inside.nonzero(as_tuple=True)
         return ball, at[ball, k], 1 / inside.sum(1).clamp(min=1)[ball]
+
+    def _nearest(self, targets: BallTargets, at: Tensor, inside: Tensor) -> Tensor:
+        """bool [M,9]: of all balls that hold a cell `at` [M,9,2] (where `inside`), this one is the nearest."""
+        away = (targets.points[:, None] / self.stride - at - 0.5).square().sum(-1).masked_fill(~inside, torch.inf)
+        frame = (targets.window * targets.counted.shape[1] + targets.slot)[:, None, None].expand(-1, 9, 1)
+        _, cell = torch.cat([frame, at], 2).flatten(0, 1).unique(dim=0, return_inverse=True)
+        least = torch.full_like(away.flatten(), torch.inf).scatter_reduce_(0, cell, away.flatten(), "amin")
+        return away <= least[cell].view_as(away)
 
     # -- loss -------------------------------------------------------------------------------------------------------
 

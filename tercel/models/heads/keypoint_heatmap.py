@@ -22,7 +22,7 @@ from tercel.core.schema import Schema
 from tercel.models.heads.ball import BallTargets
 from tercel.models.heads.ball_heatmap import Heatmap, HeatmapNet, HeatmapRaw
 from tercel.models.heads.common import Loss
-from tercel.models.heads.keypoints import count_points, points_of
+from tercel.models.heads.keypoints import count_points, encode_maps
 
 
 class PointMaps:
@@ -66,31 +66,13 @@ class PointMaps:
         Raises:
             TercelError: several animals in a picture, objects without points or with another number of them.
         """
-        counted = np.ones((len(objects), self.count), bool)
-        rows: list[tuple[int, int]] = []
-        places: list[np.ndarray] = []
-        for b, o in enumerate(objects):
-            points, visible, _ = points_of([o], self.count)
-            if len(points) > 1:
+        for o in objects:
+            if (animals := int((~o.ignore).sum())) > 1:
                 raise TercelError(
-                    f"a picture with {len(points)} animals: a heatmap of keypoints has one peak per point",
+                    f"a picture with {animals} animals: a heatmap of keypoints has one peak per point",
                     "use a recipe with `model.head=KeypointHead`, or pictures of single animals (and augment.mosaic=0)",
                 )
-            if len(points):
-                counted[b] = visible[0] > 0
-                inside = (points[0] >= 0).all(1) & (points[0] <= (o.size[1], o.size[0])).all(1)
-                there = np.flatnonzero(counted[b] & inside & (not o.ignore.any()))
-                rows += [(b, int(k)) for k in there]
-                places += [points[0, there]]
-            if o.ignore.any():
-                counted[b] = False
-        picture, point = torch.tensor(rows, dtype=torch.int64).reshape(-1, 2).unbind(1)
-        xy = torch.from_numpy(np.concatenate([*places, np.zeros((0, 2), np.float32)]))
-        n, none = len(xy), torch.zeros(*counted.shape, 0)
-        return BallTargets(
-            picture, point, xy, torch.zeros(n, dtype=torch.int64), torch.zeros(n, 2), torch.zeros(n, dtype=torch.bool),
-            torch.from_numpy(counted), none, none,
-        )  # fmt: skip
+        return encode_maps(objects, self.count)
 
     # -- loss -------------------------------------------------------------------------------------------------------
 

@@ -4,8 +4,12 @@ A point is said as its way from the prior in strides, as the sides of the box ar
 move its points. `decode` holds them within `reach` lengths (of the longer side) around the box's centre: free to leave
 the box, but not for the other end of the picture. The loss sees them before that, so that none is out of its reach.
 
+A way is learnt slowly, the look of a point quickly: with `heatmap` there is a map per point besides, shared by all
+objects, and a point moves to the peak that is high and near where the box has it (Zhou et al. 2019, "Objects as
+Points", section 4.2). The maps are those of the heatmap for balls, with the K points in place of the frames.
+
 Shape legend: B pictures, A priors (all maps, finest first, row by row), C classes, 4 sides, N bins, K points, M truths
-of the batch, P positive (picture, prior) pairs, 2 = (x, y).
+of the batch, P positive (picture, prior) pairs, 2 = (x, y), h, w cells of a heatmap.
 """
 
 from __future__ import annotations
@@ -17,8 +21,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 
-from tercel.config import Evaluate, KeypointHead
+from tercel.config import BallHeatmap, Clip, Evaluate, KeypointHead
 from tercel.config import Model as ModelConfig
 from tercel.core.finding import TercelError
 from tercel.core.objects import Objects
@@ -26,6 +31,8 @@ from tercel.core.record import Event
 from tercel.core.schema import Schema
 from tercel.core.skeleton import DEFAULT_SIGMA
 from tercel.models.assign import Priors
+from tercel.models.heads.ball import BallTargets
+from tercel.models.heads.ball_heatmap import Heatmap, HeatmapNet, HeatmapRaw
 from tercel.models.heads.boxes import BoxNet, DenseBoxes, DenseRaw
 from tercel.models.heads.common import SURE, Loss
 from tercel.models.heads.upright import BoxTargets, encode_boxes, keep_boxes
@@ -34,6 +41,9 @@ from tercel.models.layers import Conv, Norm, init_weights
 from tercel.models.losses import bce
 
 MOST = 40  # points of an object
+# A peak counts as p exp(-d^2 / (2 (NEAR length)^2)), d px from where the box has the point; below LEAST it is none.
+NEAR, LEAST = 0.3, 0.05
+PEAKS = 50  # of each map, the highest ones
 STEP = 4.0  # strides that an output of 1 stands for: objects are 4 to 16 strides long on the map that answers for them
 
 
@@ -44,6 +54,8 @@ class KeypointRaw(NamedTuple):
     sides: Tensor  # [B,A,4,N]
     offsets: Tensor  # [B,A,K,2] from the prior to the point, in units of STEP strides
     seen: Tensor  # [B,A,K] logit of "visible", against "hidden"
+    heat: Tensor  # [B,K,h,w] logit of the point being in that cell; [B,0,1,1] without maps
+    shift: Tensor  # [B,K,2,h,w] cells from the cell's centre to the point
     priors: Priors  # points [A,2] px, strides [A]
     size: tuple[int, int]  # network input (H, W)
 
@@ -51,6 +63,11 @@ class KeypointRaw(NamedTuple):
     def dense(self) -> DenseRaw:
         """The part of the boxes."""
         return DenseRaw(self.logits, self.sides, self.priors, self.size)
+
+    @property
+    def maps(self) -> HeatmapRaw:
+        """The part of the heatmaps."""
+        return HeatmapRaw(self.heat, self.shift, self.heat.new_zeros(*self.heat.shape[:2], 0), self.size)
 
 
 class KeypointTargets(NamedTuple):
@@ -60,10 +77,11 @@ class KeypointTargets(NamedTuple):
     points: Tensor  # f32 [M,K,2] px
     visible: Tensor  # u8 [M,K], 0 absent: its coordinates mean nothing
     area: Tensor  # f32 [M] px^2
+    maps: BallTargets  # the labelled points within the canvas, as balls whose frame is the point's number
 
     def to(self, device: torch.device) -> KeypointTargets:
         points, visible = self.points.to(device), self.visible.to(device)
-        return KeypointTargets(self.boxes.to(device), points, visible, self.area.to(device))
+        return KeypointTargets(self.boxes.to(device), points, visible, self.area.to(device), self.maps.to(device))
 
 
 def points_of(objects: Sequence[Objects], count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -89,6 +107,35 @@ def points_of(objects: Sequence[Objects], count: int) -> tuple[np.ndarray, np.nd
     return np.concatenate(points), np.concatenate(visible), np.concatenate(area)
 
 
+def encode_maps(objects: Sequence[Objects], count: int) -> BallTargets:
+    """The labelled points of a batch, as balls whose frame is the point's number.
+
+    A hidden point (`visible` 1) is one like others: its place is known. Of an absent one nothing is known, so its map
+    costs nothing. A point beyond the canvas is nowhere on its map. A picture with an ignored object costs nothing.
+
+    Raises:
+        TercelError: as `points_of`.
+    """
+    counted = np.ones((len(objects), count), bool)
+    rows: list[tuple[int, int, int]] = []  # picture, point, how many there are of it already
+    places: list[np.ndarray] = []
+    for b, o in enumerate(objects):
+        points, visible, _ = points_of([o], count)
+        counted[b] = (visible > 0).all(0) & (not o.ignore.any())
+        inside = (points >= 0).all(2) & (points <= (o.size[1], o.size[0])).all(2) & counted[b]
+        for k in range(count):
+            own = points[inside[:, k], k]
+            rows += [(b, k, i) for i in range(len(own))]
+            places.append(own)
+    picture, point, twin = torch.tensor(rows, dtype=torch.int64).reshape(-1, 3).unbind(1)
+    xy = torch.from_numpy(np.concatenate([*places, np.zeros((0, 2), np.float32)]))
+    n, none = len(xy), torch.zeros(*counted.shape, 0)
+    return BallTargets(
+        picture, point, xy, twin, torch.zeros(n, 2), torch.zeros(n, dtype=torch.bool), torch.from_numpy(counted), none,
+        none,
+    )  # fmt: skip
+
+
 def count_points(schema: Schema) -> int:
     """K of a schema.
 
@@ -108,7 +155,14 @@ class KeypointNet(nn.Module):
     """The trainable part: that of the boxes, and per map a tower and a 1x1 convolution for the points."""
 
     def __init__(
-        self, config: KeypointHead, classes: int, points: int, width: int, strides: Sequence[int], model: ModelConfig
+        self,
+        config: KeypointHead,
+        classes: int,
+        points: int,
+        width: int,
+        strides: Sequence[int],
+        model: ModelConfig,
+        maps: HeatmapNet | None = None,
     ) -> None:
         super().__init__()
         self.points = points
@@ -124,12 +178,16 @@ class KeypointNet(nn.Module):
                 nn.init.zeros_(value)
             else:
                 nn.init.normal_(value, std=0.01)
+        self.maps = maps
 
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> KeypointRaw:
-        logits, sides, priors, _ = self.boxes(maps, size)
+        logits, sides, priors, *_ = self.boxes(maps, size)
         each = [self.flat(out(tower(x))) for out, tower, x in zip(self.out, self.towers, maps, strict=True)]
         offsets, seen = torch.cat(each, 1).float().split((2 * self.points, self.points), 2)
-        return KeypointRaw(logits, sides, offsets.unflatten(2, (self.points, 2)), seen, priors, size)
+        heat, shift = logits.new_zeros(len(logits), 0, 1, 1), logits.new_zeros(len(logits), 0, 2, 1, 1)
+        if self.maps is not None:
+            heat, shift, *_ = self.maps(maps, size)
+        return KeypointRaw(logits, sides, offsets.unflatten(2, (self.points, 2)), seen, heat, shift, priors, size)
 
     def flat(self, x: Tensor) -> Tensor:
         """[B,3K,H,W] -> [B,H*W,3K]."""
@@ -195,17 +253,27 @@ class DenseKeypoints:
     """encode, loss, decode, ideal of the head for boxes with points; `net` builds its forward.
 
     Raises:
-        TercelError: a schema without keypoints, or with more than 40.
+        TercelError: a schema without keypoints, or with more than 40; a box head with branches for crowds.
     """
 
     def __init__(self, config: KeypointHead, schema: Schema, strides: tuple[int, ...]) -> None:
+        if config.box.density or config.box.pairs:
+            raise TercelError(
+                "boxes with points have no density branch and no pairs",
+                "set model.head.box.density=false and model.head.box.pairs=false",
+            )
         self.config, self.schema = config, schema
         self.count = count_points(schema)
         self.dense = DenseBoxes(config.box, len(schema.classes), strides)
+        stride = next(s for s in (4, 2, 1) if strides[0] % s == 0)
+        maps = BallHeatmap(stride=stride, width=config.width, target_width=config.heatmap_width)  # type: ignore[arg-type]
+        self.heat = Heatmap(maps, schema, strides, Clip(frames=self.count))
         self.sigmas = torch.tensor(schema.sigmas or [DEFAULT_SIGMA] * self.count, dtype=torch.float32)
 
     def net(self, width: int, model: ModelConfig) -> KeypointNet:
-        net = KeypointNet(self.config, self.dense.classes, self.count, width, self.dense.strides, model)
+        heat = self.heat
+        maps = HeatmapNet(heat.config, width, heat.factor, heat.clip, 0, model) if self.config.heatmap else None
+        net = KeypointNet(self.config, self.dense.classes, self.count, width, self.dense.strides, model, maps)
         probe_layout(net, width)
         return net
 
@@ -219,7 +287,7 @@ class DenseKeypoints:
         """
         boxes = encode_boxes(objects, self.dense.classes)
         points, visible, area = (torch.from_numpy(x) for x in points_of(objects, self.count))
-        return KeypointTargets(boxes, points, visible, area)
+        return KeypointTargets(boxes, points, visible, area, encode_maps(objects, self.count))
 
     # -- points -----------------------------------------------------------------------------------------------------
 
@@ -236,10 +304,11 @@ class DenseKeypoints:
     # -- loss -------------------------------------------------------------------------------------------------------
 
     def loss(self, raw: KeypointRaw, targets: KeypointTargets) -> Loss:
-        """The sums of the box head, and those of the points over the same pairs with the same weights.
+        """The sums of the box head, those of the points over the same pairs with the same weights, and the heatmaps'.
 
         An object's points weigh the same together, however many are labelled: the mean over those with `visible` > 0.
-        Visibility is learnt for these too, 1 for visible and 0 for hidden: of an absent point nothing is known.
+        Visibility is learnt for these too, 1 for visible and 0 for hidden: of an absent point nothing is known. Of the
+        maps, too, an object's points weigh 1 together.
         """
         c = self.config
         boxes = self.dense.boxes(raw.dense)
@@ -258,6 +327,9 @@ class DenseKeypoints:
             "near": c.near_gain * (near * each).sum(),
             "visible": c.visible_gain * (seen * each).sum(),
         }
+        if c.heatmap:
+            maps = self.heat.loss(raw.maps, targets.maps)
+            sums |= {name: c.heatmap_gain / self.count * x for name, x in maps.sums.items()}
         beyond = (self.held(targets.points, targets.boxes.truths.boxes) != targets.points).any(-1)
         labelled = targets.visible > 0
         facts |= {"points": float(labelled.sum()), "beyond_reach": float((beyond & labelled).sum())}
@@ -277,15 +349,36 @@ class DenseKeypoints:
         found = []
         for i, k in enumerate(kept):
             points = self.held(self.free_points(raw, torch.full_like(k.prior, i), k.prior), boxes[i, k.prior])
+            if self.config.heatmap:
+                points = self.snapped(points, boxes[i, k.prior], raw.heat[i], raw.shift[i])
             seen = raw.seen[i, k.prior].sigmoid()
             columns = {"points": points, "visible": 1 + (seen > 0.5).byte(), "point_scores": seen, "scores": k.scores}
             found.append(Objects(raw.size, k.label.cpu().numpy(), k.boxes.cpu().numpy(), **_arrays(columns)))
         return found, [k.capped for k in kept]
 
+    def snapped(self, points: Tensor, boxes: Tensor, heat: Tensor, shift: Tensor) -> Tensor:
+        """Points [N,K,2] px moved to the best peak of their maps, heat [K,h,w] and shift [K,2,h,w].
+
+        A peak is a cell that no neighbour exceeds. A point beyond the maps has none, and stays; so does one without a
+        peak that counts for LEAST.
+        """
+        k, h, w = heat.shape
+        p = heat.sigmoid()
+        top = (p == max_pool2d(p[None], 3, 1, 1)[0]).flatten(1) * p.flatten(1)
+        height, cell = top.topk(min(PEAKS, h * w), 1)  # [K,T]
+        way = shift.flatten(2).gather(2, cell[:, None].expand(-1, 2, -1)).movedim(1, 2)
+        places = (torch.stack([cell % w, cell // w], 2) + 0.5 + way) * self.heat.stride  # [K,T,2]
+        away = (points[:, :, None] - places).square().sum(-1)  # [N,K,T]
+        width = (NEAR * _length(boxes).clamp_min(1.0)).square()[:, None, None]
+        value, best = (height * (-away / (2 * width)).exp()).max(-1)  # [N,K]
+        inside = (points >= 0).all(-1) & (points <= points.new_tensor([w, h]) * self.heat.stride).all(-1)
+        moved = places[torch.arange(k, device=best.device), best]
+        return torch.where((inside & (value > LEAST))[..., None], self.held(moved, boxes), points)
+
     @torch.no_grad()
     def ideal(self, targets: KeypointTargets, size: tuple[int, int]) -> KeypointRaw:
         """The perfect output: boxes as in the box head, and their points exactly; absent ones lie on the prior."""
-        logits, sides, priors, _ = self.dense.ideal(targets.boxes, size)
+        logits, sides, priors, *_ = self.dense.ideal(targets.boxes, size)
         offsets = torch.zeros(*logits.shape[:2], self.count, 2)
         seen = torch.zeros(*logits.shape[:2], self.count)
         for m, p in self.dense.answering(targets.boxes, priors):
@@ -293,7 +386,10 @@ class DenseKeypoints:
             way = (targets.points[m] - priors.points[p]) / (priors.strides[p] * STEP)
             offsets[i, p] = torch.where(known[:, None], way, 0.0)
             seen[i, p] = torch.where(known, torch.where(targets.visible[m] >= 2, SURE, -SURE), 0.0)
-        return KeypointRaw(logits, sides, offsets, seen, priors, size)
+        heat, shift = torch.zeros(targets.boxes.batch, 0, 1, 1), torch.zeros(targets.boxes.batch, 0, 2, 1, 1)
+        if self.config.heatmap:
+            heat, shift, *_ = self.heat.ideal(targets.maps, size)
+        return KeypointRaw(logits, sides, offsets, seen, heat, shift, priors, size)
 
 
 def _length(boxes: Tensor) -> Tensor:

@@ -293,6 +293,8 @@ class DenseOriented:
                 turned = fused[:, 3] > fused[:, 2]  # what is the length of the mean was the width of the best
                 boxes, sides = canonical_obb(fused), np.where(turned[:, None], sides[:, [0, 1, 3, 2]], sides)
             extra: dict[str, np.ndarray] = {"spread": sides, "scores": some.scores[few].astype(np.float32)}
+            if self.config.quality:
+                extra["quality"] = raw.quality[i, :, 0].sigmoid().cpu().numpy()[rows]
             if self.config.heading:
                 v = raw.heading[i].cpu().numpy()[rows]
                 extra |= {"heading": np.arctan2(v[:, 1], v[:, 0]), "headed": np.ones(len(v), bool)}

@@ -11,12 +11,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from tercel.config import Evaluate
 from tercel.core.finding import TercelError
 from tercel.core.objects import Objects
 from tercel.models.assign import Assignment, Truths
 from tercel.models.suppress import select
+
+ROWS = 256  # truths whose overlaps with all others are looked at in one go: bounds memory, never changes the result
 
 
 class BoxTargets(NamedTuple):
@@ -75,6 +78,33 @@ def counted(boxes: Tensor, points: Tensor, positives: Assignment, targets: BoxTa
         weight[i][inside | (common >= 0.5 * area)] = 0
     weight[positives.image, positives.prior] = 1  # a truth inside a crowd region still counts
     return weight
+
+
+class Neighbours(NamedTuple):
+    """Of each truth the one of its picture and class that overlaps it most."""
+
+    iou: Tensor  # f32 [M]; 0 where none overlaps it
+    truth: Tensor  # i64 [M]; -1 where none overlaps it
+
+
+@torch.no_grad()
+def neighbours(truths: Truths) -> Neighbours:
+    """How crowded each truth is (Liu et al. 2019, "Adaptive NMS", section 3.2: its density is this IoU), and by whom.
+
+    ROWS truths are looked at in one go, so memory grows with the truths of a picture, not with their pairs.
+    """
+    count = len(truths.image)
+    found = Neighbours(truths.boxes.new_zeros(count), truths.image.new_full((count,), -1))
+    for image in truths.image.unique().tolist():
+        of_picture = torch.nonzero(truths.image == image)[:, 0]
+        for rows in of_picture.split(ROWS):
+            iou = box_iou(truths.boxes[rows], truths.boxes[of_picture]).nan_to_num_(0.0)  # two boxes without area: 0/0
+            iou[truths.labels[rows, None] != truths.labels[of_picture]] = 0
+            iou[rows[:, None] == of_picture] = 0
+            best = iou.max(1)
+            found.iou[rows] = best.values
+            found.truth[rows] = torch.where(best.values > 0, of_picture[best.indices], -1)
+    return found
 
 
 class Kept(NamedTuple):

@@ -1,0 +1,88 @@
+"""`tercel score --task crowd` on CrowdHuman's files: known numbers, what is recognised, refused and printed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tercel.core.finding import TercelError
+from tercel.score import score
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two pictures of two persons; one of each is found, the other is half hidden. One mask, found too."""
+    box = {"fbox": [10, 10, 20, 50], "vbox": [10, 10, 20, 50]}
+    hidden = {"fbox": [60, 10, 20, 50], "vbox": [60, 10, 20, 25]}
+    mask = {"tag": "mask", "fbox": [110, 10, 80, 80], "extra": {"ignore": 1}}
+    people = [{"tag": "person", **box}, {"tag": "person", **hidden}, mask]
+    lines = [{"ID": i, "height": 100, "width": 200, "gtboxes": people} for i in ("a", "b")]
+    rows = [{"box": [10, 10, 20, 50], "score": 0.9, "tag": 1}, {"box": [120, 20, 20, 50], "score": 0.95, "tag": 1}]
+    found = [{"ID": i, "height": 100, "width": 200, "dtboxes": rows} for i in ("a", "b")]
+    paths = tmp_path / "annotation_val.odgt", tmp_path / "dump.jsonl"
+    for path, content in zip(paths, (lines, found), strict=True):
+        path.write_text("".join(f"{json.dumps(x)}\n" for x in content))
+    return f"odgt:{paths[0]}", paths[1]
+
+
+def values(result):
+    return {s.name: s.value for s in result.scores if not s.where}
+
+
+@pytest.mark.parametrize(("kind", "name", "dump"), [("full", "body_fbox", "body"), ("head", "head_hbox", "head")])
+def test_oracle_files(shared, kind, name, dump):
+    folder = shared / "oracles/crowd"
+    want = json.loads((folder / "expected.json").read_text())[name]
+    r = score(f"odgt:{folder / 'annotation.odgt'}#{kind}", folder / f"detections_{dump}.jsonl", "crowd", resamples=0)
+    got = values(r)
+    assert got["AP50"] == pytest.approx(want["AP"], abs=1e-9)
+    assert got["MR-2"] == pytest.approx(want["MR_2"], abs=1e-9)
+    if "JI" in want:
+        assert got["JI"] == pytest.approx(want["JI"], abs=1e-6)
+    assert (r.report.counts["persons"], r.report.counts["ignored"]) == (want["gt"], want["ignored_gt"])
+    json.dumps(r.to_json(), allow_nan=False)
+
+
+def test_a_dump_is_recognised_as_a_crowd(files):
+    r = score(*files, resamples=10)
+    assert r.task == "crowd"
+    assert values(r)["MR-2"] == pytest.approx(0.5)
+    assert r.report.counts["spared"] == 2
+    rows = {(c["by"], c["name"]): c["recall"] for c in r.report.crowds}
+    assert rows["occlusion", "bare, below .1"] == 1
+    assert rows["occlusion", "heavy, .35 to .8"] == 0
+
+
+def test_caps_and_options(files):
+    r = score(*files, "crowd", max_detections=(1,), resamples=0)
+    assert (r.report.counts["beyond_cap"], values(r)["MR-2"]) == (2, 1)  # the mask took the only place
+    for options in ({"lab": True}, {"ious": (0.5,)}, {"interpolation": "11"}, {"matching": "voc"}):
+        with pytest.raises(TercelError, match="rule at IoU"):
+            score(*files, "crowd", **options)
+    with pytest.raises(TercelError, match="one cap"):
+        score(*files, "crowd", max_detections=(1, 10))
+    with pytest.raises(TercelError, match="sigmas"):
+        score(*files, "crowd", sigmas=(0.1,))
+
+
+def test_what_the_command_prints(files, tercel):
+    said = tercel("score", "--task", "crowd", "--truth", files[0], "--pred", files[1], "--resamples", "20")
+    assert said.code == 0
+    lines = {line.split("  ")[0].strip(): line for line in said.out.splitlines()}
+    assert lines["MR-2"].split()[:2] == ["MR-2", "0.500"]
+    assert "4 persons and 2 ignored boxes in 2 pictures; 4 detections, no cap. Of MR-2 lower is better." in said.out
+    assert "by the hidden share of a person" in said.out
+    assert "0.500*" in said.out  # no false positive at all: the curve ends before each of the points
+    capped = tercel("score", "--truth", files[0], "--pred", files[1], "--max-detections", "1")
+    assert "2 of them beyond the cap of 1 per picture" in capped.out
+    known = json.loads(tercel("score", "--truth", files[0], "--pred", files[1], "--json").out)
+    assert next(s["value"] for s in known["scores"] if s["name"] == "MR-2" and not s["where"]) == 0.5
+
+
+def test_without_persons_the_command_shows_dashes(files, tmp_path, tercel):
+    empty = tmp_path / "none.odgt"
+    empty.write_text("".join(f'{{"ID": "{i}", "height": 100, "width": 200, "gtboxes": []}}\n' for i in "ab"))
+    said = tercel("score", "--truth", f"odgt:{empty}", "--pred", files[1])
+    assert next(line.split()[1] for line in said.out.splitlines() if line.startswith("MR-2")) == "–"
+    assert "no truth counts" in said.err
