@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import BCCD, SCRATCH, tercel
+from tercel.metrics.stats import spread
 
 SEEDS = tuple(int(s) for s in os.environ.get("TERCEL_BENCH_SEEDS", "0,1,2").split(","))
 TRUTHS_NOTE = "two of the set's 4,888 boxes have no area and are left out, counted"
@@ -45,8 +46,8 @@ def run() -> dict[str, Any]:
     mean: dict[str, Any] = {"what": f"mean of {len(SEEDS)} seeds"}
     for name in ("AP50", "AP", "AP75"):
         values = [r["last"][name]["value"] for r in results.values()]
-        spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-        mean[name] = f"{statistics.mean(values):.3f}{spread}"
+        middle, deviation = spread(values)
+        mean[name] = f"{middle:.3f}" + (f" ± {deviation:.3f}" if len(values) > 1 else "")
     rows.append(mean | {"wall s": round(statistics.mean(r["seconds"] for r in results.values()))})
     rows.append({"what": "quoted: yolov8n, its defaults, 30 epochs, fp32", "AP50": ".724", "AP": ".430", "wall s": 609})
     rows.append(

@@ -198,10 +198,13 @@ def evaluate(
 def score(
     truth: Annotated[str, typer.Option(metavar="SOURCE", help="Labels: [format:]path[#split]")] = "",
     pred: Annotated[
-        str, typer.Option(metavar="FILE", help="preds.jsonl, COCO results, text folder; csv of balls or events.")
+        str,
+        typer.Option(
+            metavar="FILE", help="preds.jsonl, COCO results, CrowdHuman dump, text folder; csv of balls or events."
+        ),
     ] = "",
     task: Annotated[
-        str, typer.Option(help="boxes, oriented, keypoints, ball or events; default: what both files hold.")
+        str, typer.Option(help="boxes, oriented, keypoints, crowd, ball or events; default: what both files hold.")
     ] = "",
     rule: Annotated[str, typer.Option(help="Ball: published rules, as a,b, or all.")] = "all",
     tolerance: Annotated[str, typer.Option(help="Ball: a rule of your own, 5px@original or 50% of the ball.")] = "",
@@ -212,7 +215,7 @@ def score(
         Path | None, typer.Option(help="A csv of published counts: which rows do not add up?")
     ] = None,
     max_detections: Annotated[
-        str, typer.Option(help="Detections per picture that count; default: 1,10,100, keypoints 20.")
+        str, typer.Option(help="Detections per picture that count; default: 1,10,100, keypoints 20, crowd no cap.")
     ] = "",
     ious: Annotated[str, typer.Option(help="Overlap (keypoints: OKS) thresholds; default: .50 to .95.")] = "",
     interpolation: Annotated[str, typer.Option(help="Boxes: 101 recalls (COCO), every or 11 (VOC).")] = "101",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tercel.core.finding import TercelError
+from tercel.core.finding import TercelError, direction
 from tercel.terminal import Json, console, exit_on_error, numbers, print_findings
 
 Geometry = Annotated[str, typer.Option(help="boxes or oriented; default: oriented where all sides are.")]
@@ -43,13 +43,14 @@ def compare(
     resamples: Resamples = 1000,
     json_: Json = False,
 ) -> None:
-    """Is B better than A? Exit code 1 if AP is worse."""
+    """Is B better than A? Exit code 1 if AP is worse (of crowds: AP50, MR-2 or JI)."""
     from tercel import lab
 
     result = lab.compare(truth, a, b, geometry=geometry, max_detections=cap, resamples=resamples)
     _print(result, json_)
-    if any(s.name == "AP" and s.where.get("of") == "B - A" and "class" not in s.where and s.high < 0
-           for s in result.scores):  # fmt: skip
+    changes = {s.name: s for s in result.scores if s.where.get("of") == "B - A" and "class" not in s.where}
+    decisive = ("AP50", "MR-2", "JI") if "MR-2" in changes else ("AP",)
+    if any((changes[n].high if direction(n) > 0 else -changes[n].low) < 0 for n in decisive):
         raise typer.Exit(1)
 
 

@@ -18,7 +18,7 @@ SHARES = {"train": 0.8, "val": 0.17, "test": 0.03}
 RALLIES = {"train": 32, "val": 6, "test": 1}  # each of another match: the network has to find any ball
 FRAMES = 60
 CROWDS = {"train": 400, "val": 80, "test": 12}  # none shares a person or a street with another
-TURTLES = {"train": 400, "val": 80, "test": 12}  # none shares a turtle with another
+TURTLES = {"train": 1200, "val": 80, "test": 12}  # none shares a turtle with another
 
 
 def demo(

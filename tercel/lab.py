@@ -13,8 +13,10 @@ from tercel.core.files import write_json
 from tercel.core.finding import Finding, Ledger, Score, Severity, TercelError
 from tercel.core.objects import Objects
 from tercel.core.record import Dataset, Record, content_hash
+from tercel.data.prediction_dumps import is_dump, on_told_canvases
 from tercel.data.predictions import read_predictions
 from tercel.data.source import read
+from tercel.data.stored import is_store, pixel_hash
 from tercel.metrics import agreement as agreements
 from tercel.metrics import compare as comparing
 from tercel.metrics import label_errors as suspicious
@@ -143,7 +145,10 @@ def _paired(a: Dataset, b: Dataset, ledger: Ledger) -> list[tuple[Record, Record
 
 
 def _hash(r: Record) -> str:
-    return content_hash(r.frames[0].path) if r.frames[0].path.is_file() else ""
+    first = r.frames[0]
+    if not first.path.is_file():
+        return ""
+    return pixel_hash(first) if first.index >= 0 and is_store(first.path) else content_hash(first.path)
 
 
 # -- compare ------------------------------------------------------------------------------------------------------
@@ -160,6 +165,8 @@ def compare(
     seed: int = 0,
 ) -> LabResult:
     """Is B better than A? Each may be a file of predictions or a run folder.
+
+    Runs of the task crowd and CrowdHuman's dumps are compared by CrowdHuman's scores too.
 
     Args:
         truth: a source; "" = the validation data of the two runs, which must then be the same.
@@ -182,10 +189,12 @@ def compare(
         objects, more = _predictions(given if run is None else _answers(run), dataset)
         sides.append(objects)
         findings += more
+    dataset = on_told_canvases(dataset, {r.id: o for r, o in zip(dataset.records, sides[0], strict=True)})
     c = comparing.compare(
         [r.objects for r in dataset.records], sides[0], sides[1], dataset.schema.classes,
         ids=[r.id for r in dataset.records], names=names, geometry=geometry, cap=max_detections,
         resamples=resamples, seed=seed,
+        crowd=all(_of_crowd(p, r) for p, r in zip((pred_a, pred_b), runs, strict=True)),
     )  # fmt: skip
     report |= {**c.to_json(), "truth": truth}
     return LabResult("comparison", c.scores, report, (*findings, *c.findings))
@@ -198,6 +207,10 @@ def _run(path: str | Path) -> Any:
     from tercel.engine.run import Run
 
     return Run.open(Path(path))
+
+
+def _of_crowd(path: str | Path, run: Any) -> bool:
+    return run.recipe.task == "crowd" if run is not None else Path(path).is_file() and is_dump(Path(path))
 
 
 def _answers(run: Any) -> Path:

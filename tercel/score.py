@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from tercel.data.predictions import read_predictions
 from tercel.data.source import Source, parse, read
 from tercel.data.tracks import read_rallies, read_tracks
 from tercel.metrics.anatomy import Anatomy, dissect
-from tercel.metrics.ap import MAX_DETECTIONS, Kind, judge_boxes
+from tercel.metrics.ap import MAX_DETECTIONS, Geometry, judge_boxes
 from tercel.metrics.crowd import judge_crowd
 from tercel.metrics.events import judge_events
 from tercel.metrics.greedy import Rule
@@ -189,7 +189,9 @@ def _crowd_cap(usual: bool, max_detections: Sequence[int] | None) -> int | None:
     return None if max_detections is None else max_detections[0]
 
 
-def _geometry(task: str, truth: Sequence[Objects], found: Sequence[Objects], source: str, pred: str | Path) -> Kind:
+def _geometry(
+    task: str, truth: Sequence[Objects], found: Sequence[Objects], source: str, pred: str | Path
+) -> Geometry | Literal["keypoints"]:
     """What to judge: what was asked for, else points or oriented boxes where both sides hold them, else boxes.
 
     What holds no object at all has no geometry and fits any.

@@ -22,7 +22,6 @@ from tercel.models.detector import Detector
 from tercel.models.free_anchor import bags_of, likelihoods
 from tercel.models.heads.anchors import AnchorBoxes, AnchorRaw
 from tercel.models.heads.boxes import DenseBoxes
-from tercel.models.heads.keypoints import DenseKeypoints
 from tercel.models.heads.upright import NOBODY, BoxTargets, counted
 from tercel.report import draw
 from tercel.report.assigned import Assigned, draw_assigned
@@ -32,7 +31,8 @@ from tercel.report.save import save_picture
 def draw_batch(recipe: Recipe, train_source: str, out: Path, *, model: Detector | None = None) -> Path:
     """One augmented training batch with its truth, as a contact sheet; the file must not exist. A clip is a row.
 
-    Where the head assigns priors to boxes, the picture shows which ones (`report.assigned`). Some assigners look at
+    Where the head assigns priors to boxes, the picture shows which ones (`report.assigned`); animals with points show
+    their skeletons instead, by which wrong labels and flip pairs are seen. Some assigners look at
     what the network says: that is `model`, or without one the network with which a training begins (of pretrained
     backbones with random weights).
 
@@ -116,12 +116,10 @@ def _answering(recipe: Recipe, schema: Schema, batch: Batch, model: Detector | N
             torch.manual_seed(recipe.train.seed)
             model = checkpoint.fresh(recipe, schema).train()
     head: Any = model.head
-    if not isinstance(head, DenseBoxes | AnchorBoxes | DenseKeypoints):
+    if not isinstance(head, DenseBoxes | AnchorBoxes):
         return []
     raw: Any = model(batch.tensor())
     targets: Any = head.encode(batch.objects, batch.events)
-    if isinstance(head, DenseKeypoints):
-        head, raw, targets = head.dense, raw.dense, targets.boxes
     return assigned(head, raw, targets)
 
 

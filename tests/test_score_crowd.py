@@ -86,3 +86,19 @@ def test_without_persons_the_command_shows_dashes(files, tmp_path, tercel):
     said = tercel("score", "--truth", f"odgt:{empty}", "--pred", files[1])
     assert next(line.split()[1] for line in said.out.splitlines() if line.startswith("MR-2")) == "–"
     assert "no truth counts" in said.err
+
+
+def test_two_dumps_are_compared_and_a_lower_miss_rate_is_better(files, tmp_path, tercel):
+    """B finds nobody else, and calls another place a person, surer than all: MR-2 rises, and that is worse."""
+    lines = [json.loads(line) for line in files[1].read_text().splitlines()]
+    for line in lines:
+        line["dtboxes"].append({"box": [32, 60, 20, 30], "score": 0.99, "tag": 1})
+    worse = tmp_path / "worse.jsonl"
+    worse.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    said = tercel("compare", files[1], worse, "--truth", files[0], "--resamples", "50", "--json")
+    assert said.code == 1
+    rows = {s["name"]: s for s in json.loads(said.out)["scores"] if s["where"].keys() == {"of", "p"}}
+    assert rows["MR-2"]["value"] == pytest.approx(0.5)
+    assert rows["JI"]["value"] < 0
+    assert {"AP50", "COCO_AP50", "AP"} <= set(rows)
+    assert tercel("compare", worse, files[1], "--truth", files[0], "--resamples", "50").code == 0

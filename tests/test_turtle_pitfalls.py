@@ -14,15 +14,20 @@ import numpy as np
 import pytest
 import torch
 
+from tercel import recipes
 from tercel.config import BoxHead, Evaluate, Fuse, KeypointHead, KeypointHeatmap, Model, SmallNet
 from tercel.core.finding import TercelError
 from tercel.core.objects import Objects
 from tercel.core.schema import Schema
+from tercel.data.images import read_image
+from tercel.data.turtles import make_turtles
 from tercel.models.detector import Detector
 from tercel.models.heads import keypoints
 from tercel.models.heads.ball import BallTargets
 from tercel.models.heads.ball_heatmap import HeatmapRaw
 from tercel.models.heads.keypoints import KeypointNet, KeypointRaw, KeypointTargets, probe_layout
+from tercel.report import skeleton
+from tercel.show import draw_batch
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (96, 160)
@@ -43,7 +48,8 @@ def detector(model: Model) -> Detector:
 
 def turtle() -> Objects:
     points = [[90, 30], [70, 40], [80, 22], [95, 58], [45, 25], [44, 57]]
-    return Objects(SIZE, [0], [[40, 20, 100, 60]], points=[points], visible=[[2, 2, 2, 1, 2, 0]])
+    columns: dict[str, Any] = {"points": [points], "visible": [[2, 2, 2, 1, 2, 0]]}
+    return Objects(SIZE, np.zeros(1, np.int64), np.array([[40, 20, 100, 60]], np.float32), **columns)
 
 
 # -- turtle-1: why is every third pair large? -------------------------------------------------------------------------
@@ -167,6 +173,19 @@ def test_a_setting_that_is_not_passed_on_is_found(monkeypatch: pytest.MonkeyPatc
     assert unheeded(DENSE) == ["depthwise"]
 
 
+# -- turtle-4: does augmentation work on the points? A batch shows it -------------------------------------------------
+
+
+def test_a_drawn_batch_shows_the_points(tmp_path: Path) -> None:
+    """`tercel show --batch`: at every labelled point of the augmented batch stands the colour of its side."""
+    data = make_turtles(tmp_path / "set", seed=1, splits={"train": 4}, size=(96, 96))
+    still = ["augment.brightness=0", "augment.saturation=0", "augment.hue=0"]
+    recipe = recipes.get("turtle", ["data.size=96x96", "data.workers=0", "train.batch=4", *still])
+    sheet = read_image(draw_batch(recipe, f"coco:{data}#train", tmp_path / "batch.png")).astype(int)
+    for side in (skeleton.LEFT, skeleton.RIGHT, skeleton.MIDDLE):
+        assert (np.abs(sheet - side).max(-1) < 4).sum() > 20, side
+
+
 # -- turtle-6: whether a point is there is not read from its coordinates ----------------------------------------------
 
 
@@ -182,7 +201,8 @@ def test_points_at_zero_are_learnt_as_others_are(model: Model) -> None:
         targets = d.head.encode([turtle().replace(points=points)])
         assert d.head.loss(d.head.ideal(targets, SIZE), targets).facts["points"] == 5
         (found,), _ = d.head.decode(d.head.ideal(targets, SIZE), Evaluate())
-        np.testing.assert_allclose(found.points[0, 1], place, atol=1e-2)
+        assert found.points is not None
+        np.testing.assert_allclose(found.points[0, 1], np.array(place), atol=1e-2)
 
 
 # -- turtle-14: what is in a target, column by column -----------------------------------------------------------------

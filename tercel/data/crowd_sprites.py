@@ -259,9 +259,11 @@ def draw_far_crowd(rng: np.random.Generator) -> NDArray[np.float32]:
     import cv2
 
     height, count = float(rng.uniform(11, 18)), int(rng.integers(8, 18))
-    image = np.zeros((round(1.6 * height), round(height * (1 + 0.2 * count)), 4), np.float32)
-    for _ in range(count):
-        cutout = paint_person(rng, pose_person(rng), height * rng.uniform(0.85, 1.1))
+    people = [paint_person(rng, pose_person(rng), height * rng.uniform(0.85, 1.1)) for _ in range(count)]
+    tallest, widest = (max(c.size[axis] for c in people) for axis in (0, 1))
+    shape = max(round(1.6 * height), tallest + 4), max(round(height * (1 + 0.2 * count)), widest + 4)
+    image = np.zeros((*shape, 4), np.float32)
+    for cutout in people:
         h, w = cutout.size
         x, y = int(rng.integers(2, image.shape[1] - w - 1)), int(rng.integers(2, image.shape[0] - h - 1))
         over(image[y : y + h, x : x + w], cutout.rgba)

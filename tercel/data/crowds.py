@@ -147,11 +147,7 @@ def _gather(
     Those of a chain have similar shapes and sizes, the more so the more they are to overlap.
     """
     figures = sorted((pose_person(rng) for _ in range(count)), key=lambda f: f.aspect)
-    lengths: list[int] = []
-    while (left := count - sum(lengths)) > 0:
-        lengths.append(min(left, 1 if rng.random() < 0.12 * (1 - overlap) else int(rng.integers(2, 6))))
-    if len(lengths) > 1 and lengths[-1] == 1:  # a lone rest
-        lengths[-2:] = [lengths[-2] + 1]
+    lengths = _lengths(rng, count, overlap)
     h, w = scene.size
     tallest = min(TALLEST * h, scene.height(1.12 * h))
     heights = np.exp(rng.uniform(np.log(SHORTEST), np.log(max(tallest, SHORTEST + 1)), len(lengths)))
@@ -176,6 +172,16 @@ def _gather(
         start = best[0] if side > 0 else best[2]
         chains.append(_Chain(members, float(start), side, float(rng.uniform(-0.15, 0.15))))
     return people, feet, chains
+
+
+def _lengths(rng: np.random.Generator, count: int, overlap: float) -> list[int]:
+    """How many stand in each chain: 2 to 6, and now and then somebody alone."""
+    lengths: list[int] = []
+    while (left := count - sum(lengths)) > 0:
+        lengths.append(min(left, 1 if rng.random() < 0.12 * (1 - overlap) else int(rng.integers(2, 6))))
+    if len(lengths) > 1 and lengths[-1] == 1:  # a lone rest
+        lengths[-2:] = [lengths[-2] + 1]
+    return lengths
 
 
 def _rough(x: float, side: int, across: float, foot: float, height: float) -> Floats:

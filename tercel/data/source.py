@@ -192,7 +192,7 @@ def convert(
         if fresh and out.exists():
             e.remedy += f"; {out} is incomplete: remove it before you convert again"
         raise
-    single, own = out.is_file(), getattr(target, "CLASSES", None)
+    single, own = out.is_file(), getattr(target, "ONLY_CLASSES", None)
     named = getattr(target, "HOLDS_CLASSES", True)
     names = dataset.schema.classes if own is None else written_names(dataset, own, to)
     expected = dataset.schema.classes if named and not own else None

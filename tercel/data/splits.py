@@ -14,6 +14,7 @@ import numpy as np
 
 from tercel.core.finding import Finding, Ledger, Severity, TercelError
 from tercel.core.record import Dataset, Frame, Record, content_hash
+from tercel.data.stored import is_store, pixel_hash
 
 
 def split(dataset: Dataset, shares: Mapping[str, float], seed: int = 0) -> dict[str, Dataset]:
@@ -125,9 +126,13 @@ class _Files:
         return self._real[frame.path], frame.index
 
     def contents(self, record: Record) -> list[tuple[str, int]]:
-        """Hash and frame index of each of the record's pictures; a file that is not there has none."""
+        """Hash and frame index of each of the record's pictures; a file that is not there has none. Of a picture within
+        an HDF5 file its pixels count, wherever it lies."""
         out = []
         for f in record.frames:
+            if f.index >= 0 and is_store(f.path):
+                out.append((pixel_hash(f), -1))
+                continue
             if f.path not in self._hashes:
                 self._hashes[f.path] = content_hash(f.path) if f.path.is_file() else ""
             if self._hashes[f.path]:

@@ -6,6 +6,7 @@ fills its files through OpenCV and shows them through it. Shape legend: N pictur
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,3 +105,13 @@ def read_stored(frame: Frame) -> NDArray[np.uint8]:
     if pixels.ndim == 3 and pixels.shape[2] == 3:
         return np.ascontiguousarray(pixels[..., ::-1])
     return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+
+
+def pixel_hash(frame: Frame) -> str:
+    """128-bit BLAKE2 of the pixels of a picture, in hex: files that hold the same pictures differ in their labels.
+
+    Raises:
+        TercelError: as `read_stored`.
+    """
+    pixels = read_stored(frame)
+    return hashlib.blake2b(repr(pixels.shape).encode() + pixels.tobytes(), digest_size=16).hexdigest()

@@ -20,12 +20,14 @@ from tercel.core.finding import Finding, Score, Severity, TercelError
 from tercel.core.objects import Objects
 from tercel.metrics.ap import MAX_DETECTIONS
 from tercel.metrics.breakdown import best_f1, plain
+from tercel.metrics.crowd import crowd_samples
 from tercel.metrics.match import IOUS, Matching, Pool, match_all
 from tercel.metrics.stats import Array, Interpolation, interval, mean_over_classes, picture_weights, resample
 
 Floats = NDArray[np.float64]
 EVERY = {"all": (0.0, math.inf)}  # one size bin
 GEOMETRIES = ("", "boxes", "oriented")
+_COCO = {"AP50": "COCO_AP50"}  # beside CrowdHuman's
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,8 @@ class Comparison:
 
     Attributes:
         scores: AP, AP50, AP75 over all classes and per class; ``where["of"]`` is "A", "B", or "B - A" for the
-            difference, which also has its `p` there. `n` counts truths. Intervals are over pictures.
+            difference, which also has its `p` there. `n` counts truths. Intervals are over pictures. Of crowds also
+            MR-2, which is better when it falls, JI and CrowdHuman's AP50; COCO's is COCO_AP50 then.
         table: the same, one row per metric and class (None = all): A, B, difference, low, high, p, n.
         pictures: one row per picture, those that changed most first: its id; `mistakes_A`, `mistakes_B`: false
             positives and misses, the mean over the thresholds, at the score threshold where each one's F1 is best;
@@ -135,6 +138,7 @@ def compare(
     cap: int = MAX_DETECTIONS[-1],
     resamples: int = 1000,
     seed: int = 0,
+    crowd: bool = False,
 ) -> Comparison:
     """Judge two sets of predictions on the same pictures and say what differs.
 
@@ -144,6 +148,7 @@ def compare(
         ids: names of the pictures. names: what the two are called.
         geometry: "boxes", "oriented", or "" = oriented when all three sides hold oriented boxes.
         ious, cap: as in `ap.judge_boxes`. resamples: bootstrap draws; the smallest p is 2 / (resamples + 1).
+        crowd: also by CrowdHuman's evaluation (`tercel.metrics.crowd`), which knows no cap.
 
     Raises:
         TercelError: see `pools`; fewer than 2 resamples.
@@ -155,10 +160,15 @@ def compare(
     weights = picture_weights(len(truth), resamples, seed)
     both = [sample(all_truth, p, len(classes), weights, ious=ious, cap=cap) for p in (a, b)]
     scores, table = _scores(both, classes)
+    if crowd:
+        drawn = [crowd_samples(truth, side, resamples=resamples, seed=seed) for side in (pred_a, pred_b)]
+        own, rows = _crowd_scores(drawn, int((~all_truth.ignore).sum()))
+        scores = own + [replace(s, name=_COCO.get(s.name, s.name)) for s in scores]
+        table = rows + [r | {"metric": _COCO.get(r["metric"], r["metric"])} for r in table]
     cuts = best_f1(both[0].matching, None)["threshold"], best_f1(both[1].matching, None)["threshold"]
-    rows = _pictures([mistakes_per_picture(s.matching, cut) for s, cut in zip(both, cuts, strict=True)], ids)
+    changed = _pictures([mistakes_per_picture(s.matching, cut) for s, cut in zip(both, cuts, strict=True)], ids)
     return Comparison(
-        scores, table, rows, cuts, _findings(both, cap, names), names,
+        scores, table, changed, cuts, _findings(both, cap, names), names,
         {"geometry": kind, "ious": list(ious), "max_detections": cap, "resamples": resamples, "seed": seed,
          "pictures": len(truth)},
     )  # fmt: skip
@@ -193,16 +203,28 @@ def _scores(both: Sequence[Sampled], classes: Sequence[str]) -> tuple[list[Score
         where = {} if c is None else {"class": classes[c]}
         for metric in a:
             x, y = (mean_over_classes(s[metric]) if c is None else s[metric][c] for s in (a, b))
-            value, low, high, p = difference(x, y)
-            for name, z in (("A", x), ("B", y)):
-                scores.append(Score(metric, float(z[0]), n, *interval(float(z[0]), z[1:]), {**where, "of": name}))
-            where_d = {**where, "of": "B - A", "p": plain(p)}
-            scores.append(Score(metric, value, n, low, high, where_d))
-            table.append(
-                {"metric": metric, "class": where.get("class"), "A": float(x[0]), "B": float(y[0]),
-                 "difference": value, "low": low, "high": high, "p": p, "n": n}
-            )  # fmt: skip
+            own, row = _one(metric, x, y, n, where)
+            scores += own
+            table.append(row)
     return scores, table
+
+
+def _crowd_scores(drawn: Sequence[dict[str, Array]], n: int) -> tuple[list[Score], list[dict[str, Any]]]:
+    found = [_one(metric, drawn[0][metric], drawn[1][metric], n, {}) for metric in drawn[0]]
+    return [s for own, _ in found for s in own], [row for _, row in found]
+
+
+def _one(metric: str, x: Array, y: Array, n: int, where: dict[str, Any]) -> tuple[list[Score], dict[str, Any]]:
+    """A metric of A, of B, and the difference, from their samples [1+R]; and the row of the table."""
+    value, low, high, p = difference(x, y)
+    out = [
+        Score(metric, float(z[0]), n, *interval(float(z[0]), z[1:]), {**where, "of": name})
+        for name, z in (("A", x), ("B", y))
+    ]
+    out.append(Score(metric, value, n, low, high, {**where, "of": "B - A", "p": plain(p)}))
+    row = {"metric": metric, "class": where.get("class"), "A": float(x[0]), "B": float(y[0]), "difference": value,
+           "low": low, "high": high, "p": p, "n": n}  # fmt: skip
+    return out, row
 
 
 def mistakes_per_picture(m: Matching, cut: float) -> Floats:

@@ -27,6 +27,7 @@ from tercel.metrics.greedy import choose
 from tercel.metrics.jaccard import THRESHOLDS, Jaccard, Side, jaccard
 from tercel.metrics.match import IOUS, Floats, Ints, Pool
 from tercel.metrics.miss_rate import FPPI, MissCurve, Sweep, miss_curve
+from tercel.metrics.stats import Array
 
 IOU = 0.5
 PARTS = ("class", "persons", "overlap", "occlusion")  # of what a score may be
@@ -145,6 +146,15 @@ def judge_crowd(
         boxes=boxes,
         ids=job.names,
     )
+
+
+def crowd_samples(
+    truth: Sequence[Objects], predictions: Sequence[Objects], *, resamples: int, seed: int
+) -> dict[str, Array]:
+    """AP50, MR-2 and JI [1+R] without a cap: the score, then the draws of `tercel.metrics.stats.picture_weights`."""
+    canvases = [t.size for t in truth]
+    scene = _meet(_people(Pool.of(truth), canvases), _people(Pool.of(predictions), canvases), None)
+    return CrowdScores(scene, resamples, seed).samples()
 
 
 def _coco_scores(boxes: BoxReport, cap: int) -> list[Score]:

@@ -49,12 +49,11 @@ class Scene:
 
 @dataclass(frozen=True)
 class _Slice:
-    """Persons that belong together; `pictures` bool [I] where whole pictures do, else None."""
+    """Persons bool [G] that belong together."""
 
     by: str
     name: str
     group: Bools
-    pictures: Bools | None = None
 
 
 class CrowdScores:
@@ -83,7 +82,20 @@ class CrowdScores:
 
     def overall(self) -> list[Score]:
         """AP50, MR-2 and JI."""
-        return self._whole_pictures(_Slice("", "", np.ones(len(self.home), np.bool_), np.ones(self.pictures, np.bool_)))
+        return self._scores(np.ones(len(self.home), np.bool_), self.samples())
+
+    def samples(self, pictures: Bools | None = None) -> dict[str, Array]:
+        """AP50, MR-2 and JI [1+R] of all pictures or of some, bool [I]; each draw of JI at its own best threshold."""
+        chosen = np.ones(self.pictures, np.bool_) if pictures is None else pictures
+        rows, group, s = chosen[self.sweep.picture], chosen[self.home], self.sweep
+        sweep = Sweep(s.picture[rows], s.score[rows], s.person[rows], s.home)
+        weights = self.weights[0] * chosen[:, None], self.weights[1] * chosen[:, None]
+        ap, miss = self._curves(sweep, [group], weights)
+        # Where all that is left lies in ignore regions, a threshold has no index.
+        index = np.fmax.reduce(np.concatenate([self.scene.jaccard.mean(w) for w in weights], axis=1), axis=0)
+        if not group.any():  # a picture without persons has a Jaccard index, but nothing to find has none
+            index = np.full_like(index, np.nan)
+        return {"AP50": ap[0], "MR-2": miss[0], "JI": index}
 
     def slices(self, occlusion: Floats) -> tuple[list[dict[str, Any]], list[Score]]:
         """Rows and scores of all slices that hold a person; `occlusion` f64 [G], NaN where not told."""
@@ -98,8 +110,8 @@ class CrowdScores:
         for name, (low, high) in PERSONS.items():
             chosen = (count >= low) & (count < high)
             if chosen.any():
-                part = _Slice("persons", name, chosen[self.home], chosen)
-                yield part, self._whole_pictures(part)
+                part = _Slice("persons", name, chosen[self.home])
+                yield part, self._scores(part.group, self.samples(chosen))
 
     def _by_person(self, occlusion: Floats) -> Iterator[tuple[_Slice, list[Score]]]:
         kinds = (("overlap", highest_overlap(self.scene.persons), OVERLAP), ("occlusion", occlusion, OCCLUSION))
@@ -113,19 +125,6 @@ class CrowdScores:
         ap, miss = self._curves(self.sweep, [p.group for p in parts], self.weights)
         for part, a, m in zip(parts, ap, miss, strict=True):
             yield part, self._scores(part.group, {"AP50": a, "MR-2": m})
-
-    def _whole_pictures(self, part: _Slice) -> list[Score]:
-        """Scores of some of the pictures, each draw of JI at its own best threshold."""
-        assert part.pictures is not None
-        rows, s = part.pictures[self.sweep.picture], self.sweep
-        sweep = Sweep(s.picture[rows], s.score[rows], s.person[rows], s.home)
-        weights = self.weights[0] * part.pictures[:, None], self.weights[1] * part.pictures[:, None]
-        ap, miss = self._curves(sweep, [part.group], weights)
-        # Where all that is left lies in ignore regions, a threshold has no index.
-        index = np.fmax.reduce(np.concatenate([self.scene.jaccard.mean(w) for w in weights], axis=1), axis=0)
-        if not part.group.any():  # a picture without persons has a Jaccard index, but nothing to find has none
-            index = np.full_like(index, np.nan)
-        return self._scores(part.group, {"AP50": ap[0], "MR-2": miss[0], "JI": index})
 
     @staticmethod
     def _curves(sweep: Sweep, groups: Sequence[Bools], weights: tuple[Array, Array]) -> tuple[Array, Array]:

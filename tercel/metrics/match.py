@@ -255,7 +255,7 @@ def _measure(truth: Pool, pred: Pool) -> Callable[[Ints, Ints], Floats]:
     if xy is not None and points is not None:
         return lambda d, g: oks_pairs(xy.xy[d], points.take(g), truth.areas[g], truth.boxes[g])
     pred_shapes, truth_shapes = pred.boxes, truth.boxes
-    hulls = pred_shapes, truth_shapes
+    hulls: tuple[NDArray[np.floating], NDArray[np.floating]] = pred_shapes, truth_shapes
     if truth.obbs is not None and pred.obbs is not None:
         pred_shapes, truth_shapes = pred.obbs, truth.obbs
         hulls = obb_hull(pred_shapes), obb_hull(truth_shapes)

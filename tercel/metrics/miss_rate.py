@@ -95,8 +95,9 @@ def _area(found: Array, before: Array, positives: Array) -> Array:
     last, now = found[:-1], found[1:]
     seen = last + before
     precision = now / np.maximum(now + before, 1) + last / np.maximum(seen, 1)
-    total: Array = (np.where(seen > 0, precision, 0) * (now - last)).sum(axis=0, dtype=np.float64)
-    return total / (2 * np.maximum(positives, 1))
+    total = (np.where(seen > 0, precision, 0) * (now - last)).sum(axis=0, dtype=np.float64)
+    out: Array = total / (2 * np.maximum(positives, 1))
+    return out
 
 
 def log_average(miss: Array) -> Array:

@@ -86,7 +86,7 @@ def compare_points(
     columns = [names_a.index(n) for n in shared], [names_b.index(n) for n in shared]
     xy, known, size, area = _laid_out(a, b, pairs, columns)
     picture = np.repeat(np.arange(len(a)), [len(rows) for rows, _ in pairs])
-    both, either = known.all(axis=1), known.any(axis=1)
+    both, either = np.asarray(known.all(axis=1)), np.asarray(known.any(axis=1))
     distance = np.hypot(*np.moveaxis(xy[:, 1] - xy[:, 0], -1, 0))
     weights = picture_weights(len(a), resamples, seed, np.float64)
     out = []
@@ -100,10 +100,10 @@ def compare_points(
         sigma = Score("sigma", float(x[0]), int(used.sum()), *interval(float(x[0]), x[1:]), {"point": name})
         px, share = (float(v.mean()) if len(v) else math.nan for v in (d, d / size[used]))
         out.append(PointAgreement(name, int(used.sum()), px, share, int((either & ~both)[:, k].sum()), sigma))
-    for p in out:
-        if p.n < FEW:
+    for point in out:
+        if point.n < FEW:
             message = f"points that fewer than {FEW} animals have in both label sets: their sigmas are guesses"
-            ledger.add("agree.few_points", Severity.WARNING, message, f"{p.name}: {p.n}")
+            ledger.add("agree.few_points", Severity.WARNING, message, f"{point.name}: {point.n}")
     return out, list(ledger.findings())
 
 

@@ -36,7 +36,8 @@ def print_crowd(console: Console, scores: Sequence[Score], report: Mapping[str, 
     rows = [[s.name, fixed(s.value), interval(s), str(s.n), _where(s)] for s in overall]
     console.print(_table(console, _columns("score value 95% n where:3", text={"where"}), rows))
     console.print()
-    console.print(_text(f"{counts(report)}. Of MR-2 lower is better."), soft_wrap=True)
+    said = counts(report).replace("\u202f", " ")  # a terminal may not know the page's thin spaces
+    console.print(_text(f"{said}. Of MR-2 lower is better."), soft_wrap=True)
     miss = report.get("miss_rates") or ()
     if miss:
         _part(console, "miss rate at false positives per picture; * the curve ends before")

@@ -37,7 +37,7 @@ NAMELESS = [n for n, f in FORMATS.items() if f.TASK == "keypoints" and not getat
 HULLS = [n for n in NAMELESS if not getattr(FORMATS[n], "HOLDS_BOXES", True)]
 SINGLE = "deepposekit"  # one animal per picture, pictures of one size
 # Formats that know these classes only, and get objects of these.
-OWN_CLASSES = {n: f.CLASSES for n, f in FORMATS.items() if hasattr(f, "CLASSES")}
+OWN_CLASSES = {n: f.ONLY_CLASSES for n, f in FORMATS.items() if hasattr(f, "ONLY_CLASSES")}
 formats = pytest.mark.parametrize("name", BOXES + ORIENTED + POINTED + NAMELESS)
 oriented_formats = pytest.mark.parametrize("name", ORIENTED)
 EXACT = {"voc", "coco", *OWN_CLASSES}  # to the last bit; the others write shares or sums of coordinates

@@ -68,8 +68,8 @@ def judge_corners(truth: Any, pred: Any, classes: Any, max_detections: Any = (1,
 
 
 def judge_people(truth: Any, pred: Any, classes: Any, max_detections: Any = (1, 10, 100), **options: Any) -> BoxReport:
-    """`judge_crowd` of the same scenes: MR-2 as 1 - MR-2, so that 1 is best; AP50 over what perfection reaches; JI without
-    its 1e-6 in the denominator."""
+    """`judge_crowd` of the same scenes: MR-2 as 1 - MR-2, so that 1 is best; AP50 over what perfection reaches; JI
+    without its 1e-6 in the denominator."""
     report = judge_crowd(truth, pred, classes, max_detections=max_detections[-1], **options)
     scores = []
     for s in report.scores:

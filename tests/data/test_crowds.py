@@ -97,6 +97,12 @@ def test_a_person_fills_its_array(seed: int, height: float) -> None:
     assert (cutout.rgba[..., :3] <= cutout.rgba[..., 3:] + 1e-3).all()  # premultiplied
 
 
+def test_a_far_crowd_has_room_for_its_tallest() -> None:
+    """Some seeds drew a person that was taller than the canvas."""
+    for seed in range(120):
+        assert crowd_sprites.draw_far_crowd(np.random.default_rng(seed))[..., 3].any()
+
+
 def test_a_head_is_named_where_it_shows() -> None:
     named = [p.head is not None for seed in range(5) for p in crowd(seed, 0.7).people if not p.ignore]
     assert 0.6 < np.mean(named) < 1

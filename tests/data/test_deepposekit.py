@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+from tercel import lab
 from tercel.core.finding import TercelError
 from tercel.core.record import Dataset, Frame
 from tercel.data import source, stored
@@ -88,6 +89,28 @@ def test_ranges_in_the_order_of_the_file_share_nothing(shared: Path) -> None:
     assert {f.check for f in leaks(train, train)} == {"split.shared_path", "split.shared_content"}
 
 
+def test_the_same_picture_in_another_file_is_a_leak(tmp_path: Path) -> None:
+    """Another file, other labels, another place in it: the pixels tell."""
+    rng = np.random.default_rng(5)
+    first = make(tmp_path / "a")
+    with h5py.File(first) as f:
+        images = rng.permutation(f["images"][...])
+    images[0] = rng.integers(0, 255, images[0].shape, np.uint8)
+    second = make(tmp_path / "b", images=images, annotations=rng.uniform(5, 25, (N, K, 2)))
+    (found,) = leaks(read(first), read(second))
+    assert (found.check, found.count) == ("split.shared_content", N - 1)
+    assert leaks(read(first, "0:2"), read(first, "2:")) == []
+
+
+def test_two_annotators_of_one_file_agree_on_its_pixels(tmp_path: Path) -> None:
+    a, b = make(tmp_path / "a"), make(tmp_path / "b")
+    with h5py.File(b, "r+") as f:
+        f["annotations"][...] += 1.0
+    r = lab.agree(f"deepposekit:{a}", f"deepposekit:{b}", draws=0, resamples=0)
+    assert "agree.other_pixels" not in {f.check for f in r.findings}
+    assert [p["px"] for p in r.report["points"]] == pytest.approx([2**0.5] * K, rel=1e-5)
+
+
 # -- what counts as labelled --------------------------------------------------------------------------------------
 
 
@@ -153,7 +176,7 @@ def test_a_bad_table_is_refused_with_its_line(case: str, tmp_path: Path) -> None
 
 # -- files --------------------------------------------------------------------------------------------------------
 
-BAD_FILES = {
+BAD_FILES: dict[str, tuple[dict[str, Any], str]] = {
     "no annotations": ({"annotations": None}, r"set.h5 has no data set 'annotations'; it holds annotated, images"),
     "no pictures": ({"images": None}, r"set.h5 has no data set 'images'"),
     "points of other pictures": ({"annotations": np.zeros((3, K, 2))}, r"'annotations' is \[3, 4, 2\]"),

@@ -4,7 +4,7 @@ Each module has: NAME; LOOKS_LIKE (what `matches` looks for, in words); `matches
 `splits(path) -> list[str]`; `read(path, split, options) -> Dataset`; `write(dataset, out, *, split, pictures) ->
 list[Path]`, which never touches a file that exists; HOLDS_IGNORE = False where ignored objects have no place; and TASK:
 "boxes", "oriented" boxes or "keypoints" in still pictures, or "ball" in rallies of video. It may have HOLDS_CLASSES =
-False where all objects are of one class, which no file names, CLASSES where it knows these classes and no others, and
+False where all objects are of one class, which no file names, ONLY_CLASSES where it knows these classes alone, and
 HOLDS_BOXES = False where boxes are hulls of points.
 """
 

@@ -31,7 +31,7 @@ from tercel.data.formats.persons import Columns
 NAME = "citypersons"
 TASK = "boxes"
 HOLDS_IGNORE = True
-CLASSES = ("pedestrian",)
+ONLY_CLASSES = ("pedestrian",)
 LOOKS_LIKE = "a folder with gtBboxCityPersons/<split>/ that holds *_gtBboxCityPersons.json"
 
 _LABELS, _IMAGES = "gtBboxCityPersons", "leftImg8bit"
@@ -59,7 +59,7 @@ def read(path: Path, split: str | None = None, options: Options | None = None) -
     if split is not None and split not in known:
         raise common.unknown_split(str(path), split, known)
     source = f"{path}#{split}" if split else str(path)
-    classes, ids = persons.class_ids(source, CLASSES, options)
+    classes, ids = persons.class_ids(source, ONLY_CLASSES, options)
     pictures, columns = [], Columns()
     for file, picture in _files(path, [split] if split else known):
         data = _content(file)
@@ -81,7 +81,7 @@ def write(dataset: Dataset, out: Path, *, split: str = "train", pictures: bool =
     Raises:
         TercelError: a file exists already, a record is a clip, or there are several classes.
     """
-    persons.written_names(dataset, CLASSES, NAME)
+    persons.written_names(dataset, ONLY_CLASSES, NAME)
     stems = [target.file_stem(r) for r in dataset.records]
     texts = {out / _LABELS / split / f"{s}_{_LABELS}.json": _text(r) for s, r in zip(stems, dataset.records)}
     suffixes = [target.still_picture(r).suffix for r in dataset.records]
@@ -114,14 +114,14 @@ def _content(file: Path) -> dict[str, Any]:
 
 def _append(columns: Columns, entry: dict[str, Any], picture: int, label: int, where: str, ledger: Ledger) -> None:
     name, box, seen = entry.get("label"), persons.xyxy(entry.get("bbox")), persons.xyxy(entry.get("bboxVis"))
-    if name not in (*CLASSES, *_OTHERS):
-        raise common.unknown_class(where, name, (*CLASSES, *_OTHERS))
+    if name not in (*ONLY_CLASSES, *_OTHERS):
+        raise common.unknown_class(where, name, (*ONLY_CLASSES, *_OTHERS))
     if box is None:
         ledger.add("labels.fields", Severity.WARNING, "objects whose bbox is not x y w h were left out", where)
         columns.lost += 1
         return
     ratio = entry.get("vis_ratio") if seen is None else persons.seen_share(box, seen)
-    reason = "" if name in CLASSES else f"what is labelled {name} is ignored"
+    reason = "" if name in ONLY_CLASSES else f"what is labelled {name} is ignored"
     columns.add(picture, label, box, ratio, reason, where)
 
 
@@ -132,7 +132,7 @@ def _text(record: Record) -> str:
     o = record.objects
     rows = zip(o.boxes.astype(np.float64).tolist(), o.ignore.tolist(), persons.ratio_keys(o), strict=True)
     objects = [
-        {"instanceId": n, "bbox": [x1, y1, x2 - x1, y2 - y1], "label": "ignore" if ignore else CLASSES[0]} | more
+        {"instanceId": n, "bbox": [x1, y1, x2 - x1, y2 - y1], "label": "ignore" if ignore else ONLY_CLASSES[0]} | more
         for n, ((x1, y1, x2, y2), ignore, more) in enumerate(rows)
     ]
     data = {"imgHeight": record.size[0], "imgWidth": record.size[1], "objects": objects}

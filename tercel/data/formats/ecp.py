@@ -36,7 +36,7 @@ from tercel.data.formats.persons import Columns
 NAME = "ecp"
 TASK = "boxes"
 HOLDS_IGNORE = True
-CLASSES = ("pedestrian", "rider")
+ONLY_CLASSES = ("pedestrian", "rider")
 LOOKS_LIKE = "a folder with labels/<split>/ that holds .json with imagewidth, imageheight and children"
 
 _GROUPS = {"person-group-far-away": "pedestrian", "rider+vehicle-group-far-away": "rider"}
@@ -66,7 +66,7 @@ def read(path: Path, split: str | None = None, options: Options | None = None) -
     if split is not None and split not in known:
         raise common.unknown_split(str(path), split, known)
     source = f"{path}#{split}" if split else str(path)
-    classes, ids = persons.class_ids(source, CLASSES, options)
+    classes, ids = persons.class_ids(source, ONLY_CLASSES, options)
     pictures, columns, left = [], Columns(), list[str]()
     for file, id_, image in _files(path, [split] if split else known):
         data = _content(file)
@@ -90,7 +90,7 @@ def write(dataset: Dataset, out: Path, *, split: str = "train", pictures: bool =
     Raises:
         TercelError: a file exists already, a record is a clip, or a class is neither pedestrian nor rider.
     """
-    names = persons.written_names(dataset, CLASSES, NAME)
+    names = persons.written_names(dataset, ONLY_CLASSES, NAME)
     stems = [target.file_stem(r) for r in dataset.records]
     texts = {out / "labels" / split / f"{s}.json": _text(r, names) for s, r in zip(stems, dataset.records)}
     suffixes = [target.still_picture(r).suffix for r in dataset.records]

@@ -38,7 +38,7 @@ from tercel.data.formats.common import Options, Picture, Rows
 NAME = "odgt"
 TASK = "boxes"
 HOLDS_IGNORE = True
-CLASSES = ("person",)
+ONLY_CLASSES = ("person",)
 LOOKS_LIKE = "an .odgt file (lines of JSON with ID and gtboxes), or a folder with such files"
 
 KINDS = {"full": "fbox", "visible": "vbox", "head": "hbox"}
@@ -80,7 +80,7 @@ def read(path: Path, split: str | None = None, options: Options | None = None) -
     options, ledger = options or Options(), Ledger()
     file, kind = _choose(path, split)
     source = str(file) if kind == "full" else f"{file}#{kind}"
-    classes, ids = persons.class_ids(str(file), CLASSES, options)
+    classes, ids = persons.class_ids(str(file), ONLY_CLASSES, options)
     with common.collector_paused():
         pictures, rows = _content(file, kind, ledger)
     rows.labels += ids["person"]
@@ -100,7 +100,7 @@ def write(dataset: Dataset, out: Path, *, split: str = "train", pictures: bool =
     Raises:
         TercelError: a file exists already, a record is a clip, or there are several classes.
     """
-    persons.written_names(dataset, CLASSES, NAME)
+    persons.written_names(dataset, ONLY_CLASSES, NAME)
     file = out if out.suffix == ".odgt" else out / f"annotation_{split}.odgt"
     folder = file.parent / "Images"
     images = [folder / f"{target.file_stem(r)}{target.still_picture(r).suffix}" for r in dataset.records]

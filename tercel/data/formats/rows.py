@@ -81,7 +81,7 @@ def rows_of_points(
 ) -> Rows:
     """Rows of one class whose box is the hull of their labelled points; see `Rows` for the columns."""
     n = len(picture)
-    finite: NDArray[np.bool_] = np.isfinite(points).all(axis=-1)  # what is not is no point, and `judge` counts it
+    finite = np.asarray(np.isfinite(points).all(axis=-1))  # what is not is no point, and `judge` counts it
     boxes: NDArray[Any] = points_hull(np.where(finite[..., None], points, 0.0), np.where(finite, visible, 0))
     labels, ignore = np.zeros(n, np.int64), np.zeros(n, np.bool_)
     return Rows(picture, labels, boxes, where, ignore, points=points, visible=visible)

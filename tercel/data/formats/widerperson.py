@@ -25,7 +25,7 @@ from tercel.data.images import SUFFIXES
 NAME = "widerperson"
 TASK = "boxes"
 HOLDS_IGNORE = True
-CLASSES = ("person",)
+ONLY_CLASSES = ("person",)
 LOOKS_LIKE = "a folder with Annotations/NAME.jpg.txt (a number, then lines of class x1 y1 x2 y2)"
 
 _PERSON, _IGNORE = 1, 4
@@ -60,7 +60,7 @@ def read(path: Path, split: str | None = None, options: Options | None = None) -
     if split is not None and split not in known:
         raise common.unknown_split(str(path), split, known)
     source = f"{path}#{split}" if split else str(path)
-    classes, ids = persons.class_ids(source, CLASSES, options)
+    classes, ids = persons.class_ids(source, ONLY_CLASSES, options)
     files, there = _annotations(path), common.pictures_by_stem(path / "Images", below=True)
     pictures, columns, unlabelled = [], Columns(), 0
     for id_, line in _names(path, split) if split else [(s, str(f)) for s, f in files.items()]:
@@ -90,7 +90,7 @@ def write(dataset: Dataset, out: Path, *, split: str = "train", pictures: bool =
     Raises:
         TercelError: a file exists already, a record is a clip, or there are several classes.
     """
-    persons.written_names(dataset, CLASSES, NAME)
+    persons.written_names(dataset, ONLY_CLASSES, NAME)
     stems = [target.file_stem(r) for r in dataset.records]
     names = [f"{s}{target.still_picture(r).suffix}" for s, r in zip(stems, dataset.records)]
     texts = {out / "Annotations" / f"{n}.txt": _text(r) for n, r in zip(names, dataset.records)}

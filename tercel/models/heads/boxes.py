@@ -297,8 +297,8 @@ class DenseBoxes:
             return assign_by_iou(own, boxes_around(priors, c.side, c.ratio), truths, targets.batch)
         if not isinstance(c, MaxIou | Atss | Fcos):
             return None
-        nothing = torch.zeros((targets.batch, n, self.classes)), torch.zeros((targets.batch, n, 4))
-        return assign(c, *nothing, priors, truths)
+        scores, boxes = (priors.points.new_zeros((targets.batch, n, k)) for k in (self.classes, 4))
+        return assign(c, scores, boxes, priors, truths)
 
     def _distances(self, box: Tensor, priors: Priors) -> Tensor:
         """Distances [A,4] in strides of all priors to the sides of a box [4]."""

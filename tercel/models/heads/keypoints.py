@@ -253,14 +253,14 @@ class DenseKeypoints:
     """encode, loss, decode, ideal of the head for boxes with points; `net` builds its forward.
 
     Raises:
-        TercelError: a schema without keypoints, or with more than 40; a box head with branches for crowds.
+        TercelError: a schema without keypoints, or with more than 40; a box head with branches for crowds or shared towers.
     """
 
     def __init__(self, config: KeypointHead, schema: Schema, strides: tuple[int, ...]) -> None:
-        if config.box.density or config.box.pairs:
+        if refused := [name for name in ("density", "pairs", "shared") if getattr(config.box, name)]:
             raise TercelError(
-                "boxes with points have no density branch and no pairs",
-                "set model.head.box.density=false and model.head.box.pairs=false",
+                f"boxes with points have no {', '.join(refused)}",
+                " ".join(f"--set model.head.box.{name}=false" for name in refused),
             )
         self.config, self.schema = config, schema
         self.count = count_points(schema)
