@@ -43,7 +43,10 @@ def compare(
     resamples: Resamples = 1000,
     json_: Json = False,
 ) -> None:
-    """Is B better than A? Exit code 1 if AP is worse (of crowds: AP50, MR-2 or JI)."""
+    """Is B better than A? Exit code 1 if AP is worse.
+
+    Of crowds: AP50, MR-2 or JI.
+    """
     from tercel import lab
 
     result = lab.compare(truth, a, b, geometry=geometry, max_detections=cap, resamples=resamples)

@@ -301,5 +301,5 @@ def test_refusals() -> None:
     with pytest.raises(TercelError, match="FreeAnchor names none"):
         DenseBoxes(BoxHead(density=True, assigner=FreeAnchor()), 1, STRIDES)
     for box in (BoxHead(density=True), PAIRS):
-        with pytest.raises(TercelError, match="have no (density|pairs)"):
+        with pytest.raises(TercelError, match=r"have no (density|pairs)"):
             DenseKeypoints(KeypointHead(box=box), Schema(("a",), ("nose",)), STRIDES)

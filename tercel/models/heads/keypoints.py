@@ -253,7 +253,8 @@ class DenseKeypoints:
     """encode, loss, decode, ideal of the head for boxes with points; `net` builds its forward.
 
     Raises:
-        TercelError: a schema without keypoints, or with more than 40; a box head with branches for crowds or shared towers.
+        TercelError: a schema without keypoints, or with more than 40; a box head with branches for crowds or shared
+            towers.
     """
 
     def __init__(self, config: KeypointHead, schema: Schema, strides: tuple[int, ...]) -> None:
