@@ -447,7 +447,6 @@ TRAINING = [
           "evaluate.select=AQ")),
     train("a network that cannot be", nothing, 2, "no network can be built", words=("--set", "model.neck.width=17")),
     train("a kind that does not exist", nothing, 2, "is not one of Fpn, Pan", words=("--set", "model.neck=Pna")),
-    train("another task", nothing, 2, "task 'crowd' cannot be trained yet", words=("--set", "task=crowd")),
     train("another task's head", nothing, 2, "'ball' needs a head of its own", "set model.head=BallHeatmap",
           words=("--set", "task=ball")),
     train("a clip for boxes", nothing, 2, "boxes are found on still pictures", words=("--set", "model.clip.frames=3")),

@@ -325,5 +325,5 @@ def test_pitfalls_name_tests_that_exist_and_leave_no_id_out() -> None:
     text = (ROOT / "docs/pitfalls.md").read_text()
     for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
         assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.M), f"{path}::{name}"
-    for system, count in (("shuttle", 37), ("pingpong", 28), ("turtle", 15), ("aerial", 44)):
+    for system, count in (("shuttle", 37), ("pingpong", 28), ("crowd", 34), ("turtle", 15), ("aerial", 44)):
         assert re.findall(rf"^\| {system}-(\d+) \|", text, re.M) == [str(i + 1) for i in range(count)]

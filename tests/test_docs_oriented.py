@@ -1,4 +1,4 @@
-"""The pages about oriented boxes, points and the lab: what they show is printed, what they quote is said."""
+"""The pages about oriented boxes, points, crowds and the lab: what they show is printed, what they quote is said."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 JUDGE, ORIENTED = ROOT / "docs/judge-from-files.md", ROOT / "docs/oriented-boxes.md"
-POINTS = ROOT / "docs/points-on-your-own-animals.md"
+POINTS, CROWDS = ROOT / "docs/points-on-your-own-animals.md", ROOT / "docs/crowds.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 
 
@@ -90,7 +90,7 @@ def quotes(text: str) -> list[str]:
     return [q for row in rows for q in re.findall(r"`([^`]+)`", row)]
 
 
-@pytest.mark.parametrize("page", [ORIENTED, POINTS], ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", [ORIENTED, POINTS, CROWDS], ids=lambda p: p.stem)
 def test_messages_are_quoted_as_they_are_said(page: Path) -> None:
     known = [t for t in templates() if sum(len(p) for p in t if p) > 8]
     quoted = quotes(page.read_text(encoding="utf-8"))
@@ -113,13 +113,14 @@ def test_a_wrong_quote_is_found(quoted: str, found: bool) -> None:
     assert any(fits(quoted, t) for t in known) == found
 
 
-@pytest.mark.parametrize(("task", "page"), [("oriented", ORIENTED), ("keypoints", POINTS)])
+@pytest.mark.parametrize(("task", "page"), [("oriented", ORIENTED), ("keypoints", POINTS), ("crowd", CROWDS)])
 def test_the_table_of_formats_is_complete(task: str, page: Path) -> None:
-    """Every format of oriented boxes, or of points, has a row, and a source that names it."""
+    """Every format of oriented boxes, of points, or of persons alone has a row, and a source that names it."""
     from tercel.data.formats import FORMATS
 
     text = page.read_text(encoding="utf-8")
-    named = {name for name, f in FORMATS.items() if task == f.TASK}
+    named = {name for name, f in FORMATS.items() if task == ("crowd" if hasattr(f, "ONLY_CLASSES") else f.TASK)}
+    assert len(named) > 1
     assert named - set(re.findall(r"`(\w+):[^`]+` \|$", text, re.M)) == set()
 
 
