@@ -24,7 +24,7 @@ RESULTS, PAGE = ROOT / "docs/benchmarks.json", ROOT / "docs/benchmarks.md"
 NAMES = (
     "parity", "ceiling", "startup", "score_speed", "rotated", "lab_speed", "assign_speed", "loader_speed",
     "train_speed", "blood_cells", "hit_uav", "whole_pictures", "keypoint_ceiling", "flies", "turtles", "glue_tubes",
-    "crowd_tables", "ball_rules", "ball_ceiling", "ball_speed", "ball_demo", "ball_recipes", "tennis",
+    "crowd_tables", "hit_persons", "ball_rules", "ball_ceiling", "ball_speed", "ball_demo", "ball_recipes", "tennis",
 )  # fmt: skip
 
 HEAD = """# Benchmarks

@@ -27,6 +27,7 @@ from tercel.core.objects import Objects
 from tercel.core.suppress import Method
 from tercel.data import source
 from tercel.data.crowds import make_crowds
+from tercel.data.turtles import SOURCES
 from tercel.engine import checkpoint, device
 from tercel.engine.evaluate import detect
 from tercel.engine.run import Run
@@ -155,11 +156,11 @@ def run() -> dict[str, Any]:
             row[method] = f"{middle:.3f} ± {deviation:.3f}"
         rows.append(row | {"epochs": epochs[head], "training s": round(statistics.mean(seconds[head]))})
     pairs = list(zip(kept[BASE], kept[best], strict=True))
-    overlap = read_json(data / "sources.json").get("overlap")
+    overlap = read_json(data / SOURCES)["overlap"]["test"]
     notes = [
         f"`crowd_demo` from scratch, {size[0]}x{size[1]} px, {SPLITS['train']} generated pictures for training, "
         f"{SPLITS['test']} for testing, which share neither a person nor a street; mean greatest overlap of a person "
-        f"with another: wanted {OVERLAP}" + (f", reached {overlap}." if overlap else "."),
+        f"with another: wanted {OVERLAP}, reached {overlap}.",
         f"Mean and standard deviation over seeds {', '.join(map(str, SEEDS))}, last weights. AP50 and JI: more is "
         "better; MR-2: less is. Epochs: as many as fit into the same time of training, measured over an epoch of each.",
         f"Suppression at IoU {recipes.get('crowd_demo').evaluate.suppress_iou:g} whatever the method (soft_gaussian "
