@@ -46,8 +46,9 @@ def turtle() -> Recipe:
     """A box and points per animal at 256 x 256 px, from scratch, minutes on two CPU cores: generated turtles.
 
     Made for boxes that are annotated apart from the points: those cannot be turned without getting loose, so nothing is
-    turned but by mirrors; `--set augment.rotate=180` where boxes are the hulls of the points. Expected:
-    docs/benchmarks.md has the figures with their conditions.
+    turned but by mirrors; `--set augment.rotate=180` where boxes are the hulls of the points. Expected
+    (docs/benchmarks.md has the figures with their conditions): 2,000 generated turtles for training, others to judge,
+    OKS-AP .77, PCK@.05 .90, AP of the boxes .78 in 11 minutes on two busy cores; left and right are what it confuses.
     """
     general = keypoints()
     return replace(
@@ -65,7 +66,7 @@ def keypoints_heatmap() -> Recipe:
     """One animal per picture, a heatmap per point, at 192 x 192 px, from scratch, minutes on two CPU cores.
 
     For films of single animals. Pictures with several are refused. Expected (docs/benchmarks.md has the figures with
-    their conditions): flies with 32 points, 80 pictures for training: PCK@.05 above .90.
+    their conditions): flies with 32 points, 80 pictures for training: PCK@.05 .92 in 6 minutes.
     """
     return Recipe(
         name="keypoints_heatmap",
