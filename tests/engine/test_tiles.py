@@ -292,7 +292,7 @@ def network(recipe: Recipe, shapes: Path) -> tuple[Recipe, Any, Detector, Any]:
     dataset = source.read(f"{shapes}#val")
     torch.manual_seed(0)
     model = Detector(recipe.model, dataset.schema).eval()
-    recipe = replace(recipe, evaluate=replace(recipe.evaluate, score_floor=0.0, suppress_iou=0.5, max_detections=5))
+    recipe = replace(recipe, evaluate=replace(recipe.evaluate, score_floor=0.0, suppress_iou=0.5, max_detections=3))
     return recipe, dataset, model, device.choose(recipe.train)
 
 
