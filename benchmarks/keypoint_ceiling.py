@@ -58,7 +58,7 @@ def run() -> dict[str, Any]:
                 rows.append(row)
     notes = [
         "Beyond reach: points farther than `model.head.reach` box lengths from the centre of their box, where the "
-        "dense head says nothing; training warns of them. The oracle has three by intent, points at x = 0 of animals "
+        "dense head says nothing; training warns of them. The oracle has three, points at x = 0 of animals "
         "that lie elsewhere, and they are all that it misses.",
         "Suppression off: it says which animals are told apart, and nothing about points. Errors in px of the original "
         "picture. Wanted: PCK@.01 = 1. The heatmap gets the pictures with at most one animal, of sets with one class.",

@@ -38,7 +38,7 @@ def shuttle_heatmap() -> Recipe:
 
     Expected (docs/benchmarks.md has the figures with their conditions): on two CPU cores about 25 s of training for
     1,000 windows; on real tennis, after generated rallies and 199 labelled frames, F1 .98 under TrackNet's rule; from
-    file to csv 300 frames/s at 512x288.
+    file to csv 250 frames/s and more at 512x288.
     """
     return Recipe(
         name="shuttle_heatmap",
