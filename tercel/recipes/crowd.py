@@ -48,8 +48,8 @@ def crowd() -> Recipe:
 def crowd_demo() -> Recipe:
     """The demo: generated crowds at 256 x 320 px, minutes on two CPU cores.
 
-    Expected (docs/benchmarks.md has the figures with their conditions): 320 pictures for training, mean greatest overlap
-    .5: AP50 .69, MR-2 .84, JI .52 after 6 epochs, which take 45 s; the recipe has 12.
+    Expected (docs/benchmarks.md has the figures with their conditions): 320 pictures for training, mean greatest
+    overlap .5: AP50 .69, MR-2 .84, JI .52 after 6 epochs, which take 45 s; the recipe has 12.
     """
     light = crowd()
     return replace(
