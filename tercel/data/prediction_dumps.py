@@ -112,12 +112,7 @@ def _read(path: Path, truth: Dataset, ledger: Ledger) -> dict[str, Objects]:
 
 def _parsed(path: Path, n: int, text: str) -> _Line:
     where = f"{path}:{n}"
-    try:
-        entry = json.loads(text)
-    except json.JSONDecodeError as e:
-        raise TercelError(f"{where}: not JSON: {e.msg} (column {e.colno})", "was the file cut off?") from e
-    except (ValueError, RecursionError) as e:
-        raise TercelError(f"{where}: not JSON that can be read: {e}", "correct the line") from e
+    entry = common.json_line(where, text)
     id_ = entry.get("ID") if isinstance(entry, dict) else None
     boxes = entry.get("dtboxes") if isinstance(entry, dict) else None
     if not isinstance(id_, str | int) or not isinstance(boxes, list) or not all(isinstance(b, dict) for b in boxes):

@@ -233,12 +233,7 @@ def _point_order(path: Path, names: Any, truth: Dataset, ledger: Ledger) -> list
 
 
 def _json_line(path: Path, n: int, line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as e:
-        raise TercelError(f"{path}:{n}: not JSON: {e.msg} (column {e.colno})", "was the file cut off?") from e
-    except (ValueError, RecursionError) as e:
-        raise TercelError(f"{path}:{n}: not JSON that can be read: {e}", "correct the line") from e
+    value = common.json_line(f"{path}:{n}", line)
     if not isinstance(value, dict):
         raise TercelError(f"{path}:{n}: not a JSON object", "write it with write_predictions")
     return value

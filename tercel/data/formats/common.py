@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import gc
+import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -82,6 +83,20 @@ def read_text(path: Path) -> str:
         raise TercelError(f"{path} does not exist", "check the path") from e
     except OSError as e:
         raise TercelError(f"cannot read {path}: {e.strerror or e}", "check the path and its permissions") from e
+
+
+def json_line(where: str, text: str) -> Any:
+    """The value of one line of a file of JSON lines; `where` is its file and number.
+
+    Raises:
+        TercelError: not JSON (column named), or JSON that cannot be read.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as e:
+        raise TercelError(f"{where}: not JSON: {e.msg} (column {e.colno})", "was the file cut off?") from e
+    except (ValueError, RecursionError) as e:
+        raise TercelError(f"{where}: not JSON that can be read: {e}", "correct the line") from e
 
 
 @contextmanager

@@ -158,12 +158,7 @@ def _lines(file: Path) -> list[_Line]:
 
 def _parsed(file: Path, n: int, text: str) -> _Line:
     where = f"{file}:{n}"
-    try:
-        entry = json.loads(text)
-    except json.JSONDecodeError as e:
-        raise TercelError(f"{where}: not JSON: {e.msg} (column {e.colno})", "was the file cut off?") from e
-    except (ValueError, RecursionError) as e:
-        raise TercelError(f"{where}: not JSON that can be read: {e}", "correct the line") from e
+    entry = common.json_line(where, text)
     id_ = entry.get("ID") if isinstance(entry, dict) else None
     people = entry.get("gtboxes") if isinstance(entry, dict) else None
     if not isinstance(id_, str | int) or not isinstance(people, list) or not all(isinstance(p, dict) for p in people):
