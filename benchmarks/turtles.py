@@ -10,7 +10,7 @@ from benchmarks.common import SCRATCH, SEEDS, overall, spread, tercel
 from tercel.core.files import read_json
 from tercel.data.turtles import SOURCES, make_turtles, shared_sources
 
-SPLITS = {"train": 2000, "val": 80, "test": 200}
+SPLITS = {"train": 6000, "val": 80, "test": 200}
 SHOWN = ("OKS_AP", "OKS_AP50", "OKS_AP75", "PCK@.05", "PCK@.1", "swap_rate", "box_AP")
 
 

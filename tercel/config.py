@@ -351,9 +351,11 @@ class KeypointHead(Checked):
     reach: float = num(1.5, 0.6, 10)  # points lie within so many box lengths of the box's centre, in x and in y
     heatmap: bool = True  # and a map per point, to whose peaks the points of each box move; read from the finest map
     heatmap_width: float = num(12.0, 1, 256)  # px: full width at half maximum of its Gaussians
-    heatmap_gain: float = num(5.0, 0, 1000)
-    oks_gain: float = num(12.0, 0, 1000)
-    near_gain: float = num(6.0, 0, 1000)  # of the smooth L1 that leads home points too far off for the OKS loss
+    # Which end of an animal is which is harder to learn than its box: with gains like those of the box, the network had
+    # hardly begun to tell left from right when these had broken through (docs/log.md, "Turtles: left and right").
+    heatmap_gain: float = num(50.0, 0, 10_000)
+    oks_gain: float = num(5.0, 0, 10_000)
+    near_gain: float = num(500.0, 0, 10_000)  # of the smooth L1 of the ways to the points from every place on an object
     visible_gain: float = num(1.0, 0, 1000)
 
 

@@ -236,6 +236,30 @@ def test_wild_outputs_stay_near_their_boxes() -> None:
     assert np.abs(found.points[0] - centre).max() <= 1.5 * length + 0.1
 
 
+def test_every_place_on_an_object_shows_the_way_to_its_points() -> None:
+    """A prior belongs to the smallest box that it lies in, and the loss sees the ways from each of them, and no other:
+    an error of the same share of its length costs the same at a small object as at a large one."""
+    d = detector(TINY)
+    objects = Objects(
+        SIZE, [0, 0], [[40, 20, 100, 60], [70, 24, 94, 48]], points=[POINTS] * 2, visible=[(2, 2, 2), (2, 1, 0)]
+    )
+    targets = d.head.encode([objects, animal(POINTS)])
+    raw = d.head.ideal(targets, SIZE)
+    owner = d.head.owners(targets.boxes, raw.priors)
+    x, y = raw.priors.points.unbind(1)
+    small, large = (x >= 70) & (x <= 94) & (y >= 24) & (y <= 48), (x >= 40) & (x <= 100) & (y >= 20) & (y <= 60)
+    assert torch.equal(owner[0], torch.where(small, 1, torch.where(large, 0, -1)))
+    assert torch.equal(owner[1], torch.where(large, 2, -1))
+
+    assert float(d.head.ways(raw, targets, owner)) == pytest.approx(0, abs=1e-6)
+    step = raw.priors.strides[None, :, None, None] * 4
+    lengths = torch.tensor([60.0, 24.0, 60.0])
+    off = torch.where(owner < 0, 1e6, 0.1 * lengths[owner.clamp(min=0)])[..., None, None] / step
+    # 0.1 of the length, in x and in y: smooth L1 of beta .05, once per object
+    wanted = 3 * 2 * (0.1 - 0.05 / 2)
+    assert float(d.head.ways(raw._replace(offsets=raw.offsets + off), targets, owner)) == pytest.approx(wanted, rel=1e-5)
+
+
 def test_visibility_is_learnt_from_labelled_points() -> None:
     d = detector(TINY)
     targets = d.head.encode([animal(POINTS, visible=(2, 1, 0))])

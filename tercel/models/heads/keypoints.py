@@ -42,7 +42,7 @@ from tercel.models.losses import bce
 
 MOST = 40  # points of an object
 # A peak counts as p exp(-d^2 / (2 (NEAR length)^2)), d px from where the box has the point; below LEAST it is none.
-NEAR, LEAST = 0.3, 0.05
+NEAR, LEAST = 0.5, 0.05
 PEAKS = 50  # of each map, the highest ones
 STEP = 4.0  # strides that an output of 1 stands for: objects are 4 to 16 strides long on the map that answers for them
 
@@ -304,8 +304,39 @@ class DenseKeypoints:
 
     # -- loss -------------------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def owners(targets: BoxTargets, priors: Priors) -> Tensor:
+        """i64 [B,A]: the truth in whose box a prior lies, of several the smallest one; -1 where it lies in none."""
+        truths = targets.truths
+        owner = truths.image.new_full((targets.batch, len(priors.points)), -1)
+        area = (truths.boxes[:, 2:] - truths.boxes[:, :2]).prod(1)
+        for m in area.argsort(descending=True).tolist():
+            low, high = truths.boxes[m].split(2)
+            owner[truths.image[m], ((priors.points >= low) & (priors.points <= high)).all(1)] = m
+        return owner
+
+    def ways(self, raw: KeypointRaw, targets: KeypointTargets, owner: Tensor) -> Tensor:
+        """Loss [] of the ways from all priors in `owner` [B,A] to the points: every object weighs 1, its points are
+        alike, and so are the maps that have a prior in it.
+
+        From one or two priors per object alone the ways are learnt slowly. Where the left and the right of an animal
+        lie is a linear function of where its middle and its head are, and the ways say both at every place on it; a
+        map of probabilities must first find their product. (Papandreou et al. 2018, "PersonLab", section 3.2, learn such
+        ways between points.)
+        """
+        image, prior = (owner >= 0).nonzero(as_tuple=True)
+        truth = owner[image, prior]
+        strides, level = raw.priors.strides.unique(return_inverse=True)
+        group = truth * len(strides) + level[prior]
+        count = group.bincount(minlength=len(targets.points) * len(strides))
+        maps = (count.view(-1, len(strides)) > 0).sum(1)
+        known = (targets.visible[truth] > 0).float()  # [P,K]
+        each = known / (known.sum(1).clamp_min(1) * count[group] * maps[truth])[:, None]
+        length = _length(targets.boxes.truths.boxes)[truth]
+        return (near_loss(self.free_points(raw, image, prior), targets.points[truth], length) * each).sum()
+
     def loss(self, raw: KeypointRaw, targets: KeypointTargets) -> Loss:
-        """The sums of the box head, those of the points over the same pairs with the same weights, and the heatmaps'.
+        """The sums of the box head, of the points over the same pairs with the same weights, the ways', the heatmaps'.
 
         An object's points weigh the same together, however many are labelled: the mean over those with `visible` > 0.
         Visibility is learnt for these too, 1 for visible and 0 for hidden: of an absent point nothing is known. Of the
@@ -319,13 +350,14 @@ class DenseKeypoints:
         known = (visible > 0).float()
         each = known * (self.dense.share(a) / known.sum(1).clamp_min(1))[:, None]  # [P,K]
         points = self.free_points(raw, a.image, a.prior)
-        length = _length(targets.boxes.truths.boxes)
         oks = oks_loss(points, truth, targets.area[a.truth], self.sigmas.to(points.device))
-        near = near_loss(points, truth, length[a.truth])
+        owner = self.owners(targets.boxes, raw.priors)
+        doubtful = owner[a.image, a.prior] != a.truth  # a prior that two objects claim shows the way to neither
+        owner[a.image[doubtful], a.prior[doubtful]] = -1
         seen = bce(raw.seen[a.image, a.prior], (visible >= 2).float())
         sums |= {
             "oks": c.oks_gain * (oks * each).sum(),
-            "near": c.near_gain * (near * each).sum(),
+            "near": c.near_gain * self.ways(raw, targets, owner),
             "visible": c.visible_gain * (seen * each).sum(),
         }
         if c.heatmap:
@@ -378,15 +410,20 @@ class DenseKeypoints:
 
     @torch.no_grad()
     def ideal(self, targets: KeypointTargets, size: tuple[int, int]) -> KeypointRaw:
-        """The perfect output: boxes as in the box head, and their points exactly; absent ones lie on the prior."""
+        """The perfect output: boxes as in the box head, and from all priors of an object the ways to its points; absent
+        ones lie on the prior."""
         logits, sides, priors, *_ = self.dense.ideal(targets.boxes, size)
         offsets = torch.zeros(*logits.shape[:2], self.count, 2)
         seen = torch.zeros(*logits.shape[:2], self.count)
+        owner = self.owners(targets.boxes, priors)
         for m, p in self.dense.answering(targets.boxes, priors):
             i, known = int(targets.boxes.truths.image[m]), targets.visible[m] > 0
-            way = (targets.points[m] - priors.points[p]) / (priors.strides[p] * STEP)
-            offsets[i, p] = torch.where(known[:, None], way, 0.0)
+            owner[i, p] = m
             seen[i, p] = torch.where(known, torch.where(targets.visible[m] >= 2, SURE, -SURE), 0.0)
+        image, prior = (owner >= 0).nonzero(as_tuple=True)
+        truth = owner[image, prior]
+        way = (targets.points[truth] - priors.points[prior, None]) / (priors.strides[prior, None, None] * STEP)
+        offsets[image, prior] = torch.where(targets.visible[truth, :, None] > 0, way, 0.0)
         heat, shift = torch.zeros(targets.boxes.batch, 0, 1, 1), torch.zeros(targets.boxes.batch, 0, 2, 1, 1)
         if self.config.heatmap:
             heat, shift, *_ = self.heat.ideal(targets.maps, size)
