@@ -41,6 +41,7 @@ def run() -> dict[str, Any]:
         f"{SPLITS['train']} training pictures of {sprites['train']} turtles, {SPLITS['test']} test pictures of "
         f"{sprites['test']} others, every picture on a ground of its own. Sprites and grounds that two splits share: "
         f"{both}. Sigma .05 for every point.",
-        "In brackets: 95 % bootstrap interval over the test pictures.",
+        "In brackets: 95 % bootstrap interval over the test pictures. Gains, rate and length of the training were "
+        "chosen on 300 generated pictures of another seed.",
     ]
     return {"title": "Generated turtles with six points", "rows": rows, "notes": notes}

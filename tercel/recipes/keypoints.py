@@ -48,7 +48,8 @@ def turtle() -> Recipe:
     Made for boxes that are annotated apart from the points: those cannot be turned without getting loose, so nothing is
     turned but by mirrors; `--set augment.rotate=180` where boxes are the hulls of the points. Trained for 18,000
     samples, of however many pictures there are. Expected (docs/benchmarks.md has the figures with their conditions):
-    EXPECTED
+    6,000 generated turtles for training, others to judge, OKS-AP .81 to .83, PCK@.05 .91, AP of the boxes .75 in under
+    six minutes on two CPU cores; what is left are points that something hides.
     """
     general = keypoints()
     return replace(

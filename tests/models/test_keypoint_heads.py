@@ -257,7 +257,9 @@ def test_every_place_on_an_object_shows_the_way_to_its_points() -> None:
     off = torch.where(owner < 0, 1e6, 0.1 * lengths[owner.clamp(min=0)])[..., None, None] / step
     # 0.1 of the length, in x and in y: smooth L1 of beta .05, once per object
     wanted = 3 * 2 * (0.1 - 0.05 / 2)
-    assert float(d.head.ways(raw._replace(offsets=raw.offsets + off), targets, owner)) == pytest.approx(wanted, rel=1e-5)
+    assert float(d.head.ways(raw._replace(offsets=raw.offsets + off), targets, owner)) == pytest.approx(
+        wanted, rel=1e-5
+    )
 
 
 def test_visibility_is_learnt_from_labelled_points() -> None:

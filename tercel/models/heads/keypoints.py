@@ -321,8 +321,8 @@ class DenseKeypoints:
 
         From one or two priors per object alone the ways are learnt slowly. Where the left and the right of an animal
         lie is a linear function of where its middle and its head are, and the ways say both at every place on it; a
-        map of probabilities must first find their product. (Papandreou et al. 2018, "PersonLab", section 3.2, learn such
-        ways between points.)
+        map of probabilities must first find their product. (Papandreou et al. 2018, "PersonLab", learn ways between
+        points, the mid-range offsets.)
         """
         image, prior = (owner >= 0).nonzero(as_tuple=True)
         truth = owner[image, prior]
