@@ -333,7 +333,8 @@ class DenseKeypoints:
         known = (targets.visible[truth] > 0).float()  # [P,K]
         each = known / (known.sum(1).clamp_min(1) * count[group] * maps[truth])[:, None]
         length = _length(targets.boxes.truths.boxes)[truth]
-        return (near_loss(self.free_points(raw, image, prior), targets.points[truth], length) * each).sum()
+        near = near_loss(self.free_points(raw, image, prior), targets.points[truth], length)
+        return torch.sum(near * each)
 
     def loss(self, raw: KeypointRaw, targets: KeypointTargets) -> Loss:
         """The sums of the box head, of the points over the same pairs with the same weights, the ways', the heatmaps'.
