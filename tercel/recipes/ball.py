@@ -54,8 +54,8 @@ def shuttle_heatmap() -> Recipe:
 def shuttle() -> Recipe:
     """A shuttlecock from 10 grey frames, 10 places: a grid of cells at stride 4, 288 x 512 px.
 
-    Expected: on generated badminton F1 .56 (recall .83) after 720 updates of 4 windows, still rising (docs/log.md). It
-    learns more slowly than a heatmap: for a short training `shuttle_heatmap`.
+    Expected: on generated badminton F1 .63 (recall .91) after 900 updates of 4 windows, where `shuttle_heatmap` has .84
+    (docs/benchmarks.md). It learns more slowly than a heatmap: for a short training take that.
     """
     clip = Clip(frames=10, channels="difference", hop=2)
     # Mined negatives learn nothing at first, and coarser cells do not find their places (docs/log.md).
