@@ -55,7 +55,8 @@ def shuttle() -> Recipe:
     """A shuttlecock from 10 grey frames, 10 places: a grid of cells at stride 4, 288 x 512 px.
 
     Expected: on generated badminton F1 .63 (recall .91) after 900 updates of 4 windows, where `shuttle_heatmap` has .84
-    (docs/benchmarks.md). It learns more slowly than a heatmap: for a short training take that.
+    (docs/benchmarks.md). It learns more slowly than a heatmap: for a short training take that. Two hundred real frames
+    alone are not enough for it; from those weights they are: tennis F1 .81 after 20 epochs more (docs/log.md).
     """
     clip = Clip(frames=10, channels="difference", hop=2)
     # Mined negatives learn nothing at first, and coarser cells do not find their places (docs/log.md).
