@@ -39,7 +39,12 @@ def compare(
     b: Annotated[Path, typer.Argument(metavar="B", help="The same of what may be better.")],
     truth: Annotated[str, typer.Option(metavar="SOURCE", help="Default: the validation data of the runs.")] = "",
     geometry: Geometry = "",
-    cap: Cap = 100,
+    cap: Annotated[
+        int | None,
+        typer.Option(
+            "--max-detections", min=1, help="Detections per picture and class that count; 100, of crowds all."
+        ),
+    ] = None,
     resamples: Resamples = 1000,
     json_: Json = False,
 ) -> None:

@@ -160,7 +160,7 @@ def compare(
     pred_b: str | Path,
     *,
     geometry: str = "",
-    max_detections: int = MAX_DETECTIONS[-1],
+    max_detections: int | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> LabResult:
@@ -170,6 +170,7 @@ def compare(
 
     Args:
         truth: a source; "" = the validation data of the two runs, which must then be the same.
+        max_detections: per picture and class; None = 100 as in COCO, and of crowds all.
 
     Raises:
         TercelError: no truth for files, runs with different validation data, or what cannot be read.
@@ -190,11 +191,12 @@ def compare(
         sides.append(objects)
         findings += more
     dataset = on_told_canvases(dataset, {r.id: o for r, o in zip(dataset.records, sides[0], strict=True)})
+    crowd = all(_of_crowd(p, r) for p, r in zip((pred_a, pred_b), runs, strict=True))
+    cap = max_detections if max_detections is not None or crowd else MAX_DETECTIONS[-1]
     c = comparing.compare(
         [r.objects for r in dataset.records], sides[0], sides[1], dataset.schema.classes,
-        ids=[r.id for r in dataset.records], names=names, geometry=geometry, cap=max_detections,
-        resamples=resamples, seed=seed,
-        crowd=all(_of_crowd(p, r) for p, r in zip((pred_a, pred_b), runs, strict=True)),
+        ids=[r.id for r in dataset.records], names=names, geometry=geometry, cap=cap,
+        resamples=resamples, seed=seed, crowd=crowd,
     )  # fmt: skip
     report |= {**c.to_json(), "truth": truth}
     return LabResult("comparison", c.scores, report, (*findings, *c.findings))

@@ -56,7 +56,7 @@ FROZEN = {
         "--max-detections int 1..None = 100", "--resamples int = 200", "--json bool",
     ],
     "compare": [
-        "a Path required", "b Path required", "--truth str", "--geometry str", "--max-detections int 1..None = 100",
+        "a Path required", "b Path required", "--truth str", "--geometry str", "--max-detections int 1..None",
         "--resamples int = 1000", "--json bool",
     ],
     "calibrate": [

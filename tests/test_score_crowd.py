@@ -102,3 +102,25 @@ def test_two_dumps_are_compared_and_a_lower_miss_rate_is_better(files, tmp_path,
     assert rows["JI"]["value"] < 0
     assert {"AP50", "COCO_AP50", "AP"} <= set(rows)
     assert tercel("compare", worse, files[1], "--truth", files[0], "--resamples", "50").code == 0
+
+
+def test_of_250_persons_a_comparison_loses_none(tmp_path, tercel):
+    """Both dumps find everyone, B with the scores the other way round. A cap would lose 150, and is said aloud."""
+    boxes = [[12 * (i % 25), 30 * (i // 25), 10, 25] for i in range(250)]
+    people = [{"tag": "person", "fbox": box} for box in boxes]
+    truth = tmp_path / "annotation_val.odgt"
+    truth.write_text(json.dumps({"ID": "a", "height": 300, "width": 300, "gtboxes": people}) + "\n")
+    dumps = []
+    for name, order in (("a", range(250)), ("b", reversed(range(250)))):
+        rows = [{"box": boxes[i], "score": 0.5 + k / 1000, "tag": 1} for k, i in enumerate(order)]
+        dumps.append(tmp_path / f"{name}.jsonl")
+        dumps[-1].write_text(json.dumps({"ID": "a", "height": 300, "width": 300, "dtboxes": rows}) + "\n")
+    words = ["compare", *dumps, "--truth", f"odgt:{truth}", "--resamples", "10"]
+    said = tercel(*words)
+    assert said.code == 0
+    assert "cap" not in said.err
+    table = {line.split()[0]: line.split()[2:4] for line in said.out.splitlines() if " all " in line}
+    assert table["JI"] == table["AP"] == table["COCO_AP50"] == ["1.000", "1.000"]
+    assert table["AP50"] == ["0.996", "0.996"]  # 1 - 1 / 250: CrowdDet's sum starts at the first detection's point
+    capped = tercel(*words, "--max-detections", "100")
+    assert "beyond the cap of 100 per picture and class do not count: raise --max-detections (150x)" in capped.err

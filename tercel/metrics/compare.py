@@ -135,7 +135,7 @@ def compare(
     names: tuple[str, str] = ("A", "B"),
     geometry: str = "",
     ious: Sequence[float] = IOUS,
-    cap: int = MAX_DETECTIONS[-1],
+    cap: int | None = MAX_DETECTIONS[-1],
     resamples: int = 1000,
     seed: int = 0,
     crowd: bool = False,
@@ -251,11 +251,13 @@ def _pictures(mistakes: Sequence[Floats], ids: Sequence[str]) -> list[dict[str, 
     return [{"picture": ids[i], "mistakes_A": a[i], "mistakes_B": b[i], "change": a[i] - b[i]} for i in order]
 
 
-def _findings(both: Sequence[Sampled], cap: int, names: tuple[str, str]) -> list[Finding]:
+def _findings(both: Sequence[Sampled], cap: int | None, names: tuple[str, str]) -> list[Finding]:
     out = []
     for s, name in zip(both, names, strict=True):
         if s.matching.dropped:
-            message = f"{name}: detections beyond the cap of {cap} per picture and class do not count; raise the cap"
+            message = (
+                f"{name}: detections beyond the cap of {cap} per picture and class do not count: raise --max-detections"
+            )
             out.append(Finding("compare.cap", Severity.WARNING, message, s.matching.dropped))
     m = both[0].matching
     pictures = len(np.unique(m.truth.picture[m.countable[0]]))
